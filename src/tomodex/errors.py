@@ -1,0 +1,36 @@
+"""Errors, named after what whoever catches them should do.
+
+    Unsuitable     leave this series out, say why, go on          -> task "rejected"
+    Unavailable    try again later, nothing is wrong with it      -> task "ready" again
+    Misconfigured  tell the operator and stop                     -> exit code 2
+    BadQuery       tell the person searching what to change       -> exit code 2, HTTP 400
+
+Anything else that is raised is a bug: the task is "failed", with its traceback.
+"""
+
+from __future__ import annotations
+
+
+class TomodexError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class Unsuitable(TomodexError):
+    """The series cannot be indexed, now or later; the message says what is wrong with it."""
+
+    def __init__(self, reason: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason  #: stable code of `selection.REASONS`, such as "missing_slice"
+        self.sentence = sentence  #: for a person; numbers and units, never patient data
+
+
+class Unavailable(TomodexError):
+    """A system outside did not answer as agreed; the same call may work later."""
+
+
+class Misconfigured(TomodexError):
+    """A setting is missing, contradictory, or needs an extra that is not installed."""
+
+
+class BadQuery(TomodexError):
+    """A search asks for something the index does not know; the message offers what it does."""

@@ -1,0 +1,164 @@
+"""Series waiting for a worker, and what came of them.
+
+    sqlite:  one file, any number of workers on this machine   sqlite.py
+
+A task is handed out on a lease: a worker that dies gives it back by doing nothing. Settling a task
+stores its result and acknowledges it in one transaction, so nothing is lost and nothing doubled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal, Protocol, cast
+
+from tomodex.annotation import AnnotatedSeries
+from tomodex.registry import open_adapter
+from tomodex.series import Series
+
+ADAPTERS = {"sqlite": "tomodex.queues.sqlite:SqliteQueue"}
+
+#: The names FHIR's Task.status has for these.
+Status = Literal["ready", "in-progress", "completed", "rejected", "failed"]
+
+#: Why a series waits, most urgent first.
+Lane = Literal["on-demand", "daily", "reindex", "backfill"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTask:
+    """A series to be indexed, or one that discovery has rejected already."""
+
+    series: Series
+    source: str  #: URL of the source that has it
+    configuration: str = "default"  #: the same series is indexed once with each configuration
+    lane: Lane = "on-demand"
+    reason: str = ""  #: code of why it is rejected; "" for a task that is wanted
+    sentence: str = ""  #: the same for a person
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One series to be indexed, as it was leased."""
+
+    id: int
+    series: Series
+    source: str
+    configuration: str
+    lane: Lane
+    attempt: int  #: 1 on the first lease
+    token: int  #: fencing number: only the holder of the newest may settle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """The series cannot be indexed, now or later."""
+
+    reason: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Something outside did not answer; the task waits its back-off, then is ready again."""
+
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A bug, or too many attempts; waits for a person, see `Queue.retry`."""
+
+    sentence: str
+
+
+Outcome = AnnotatedSeries | Rejected | Retry | Failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One entry of the results feed; of a series only the newest is kept."""
+
+    sequence: int  #: grows; a consumer keeps the last it has seen
+    series_uid: str
+    annotated: AnnotatedSeries | None  #: None: the series is gone from the archive
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskState:
+    """What became of a task so far, for `status`, `show` and `retry`."""
+
+    id: int
+    series: Series
+    source: str
+    configuration: str
+    lane: Lane
+    status: Status
+    attempt: int
+    reason: str
+    sentence: str
+    updated: str  #: RFC 3339 with offset
+
+
+class Queue(Protocol):
+    """Holds each series at most once for each configuration."""
+
+    def put(self, tasks: Iterable[NewTask]) -> int:
+        """Add tasks in one transaction; return how many were new or changed.
+
+        A series that is known with the same fingerprint is left as it is, whatever became of it,
+        but a waiting one moves up if the new lane is more urgent. One whose fingerprint changed
+        starts anew.
+        """
+
+    def lease(self, worker: str, lease: timedelta) -> Task | None:
+        """Take the task that is next, or None if there is none.
+
+        Lanes in their order, the oldest study first within one; now and then the least urgent
+        lane, so that it never starves. A task whose lease ran out counts as ready.
+        """
+
+    def extend(self, task: Task, lease: timedelta) -> bool:
+        """Hold a task for longer; False if it belongs to somebody else by now."""
+
+    def settle(self, task: Task, outcome: Outcome) -> bool:
+        """Store what came of a task; False if it belongs to somebody else by now."""
+
+    def results(self, after: int, limit: int) -> Sequence[Result]:
+        """The next entries of the results feed with a sequence higher than `after`."""
+
+    def cursor(self, consumer: str) -> int:
+        """The last sequence that `consumer` has confirmed; 0 for a new one."""
+
+    def confirm(self, consumer: str, sequence: int) -> None:
+        """Remember that `consumer` is done with everything up to `sequence`."""
+
+    def withdraw(self, series_uid: str) -> bool:
+        """Forget a series that the archive no longer has; the feed gets a tombstone."""
+
+    def count(self) -> Mapping[tuple[Lane, Status], int]:
+        """How many tasks are in each lane and status."""
+
+    def reasons(self) -> Mapping[tuple[Status, str], int]:
+        """How many tasks were rejected or failed, by status and reason."""
+
+    def states(self, series_uid: str) -> Sequence[TaskState]:
+        """What became of one series, for each configuration."""
+
+    def find_states(self, status: Status, reason: str = "", limit: int = 100) -> Sequence[TaskState]:
+        """Tasks of one status, newest first, all reasons or one."""
+
+    def result(self, series_uid: str) -> Result | None:
+        """The newest result of one series."""
+
+    def retry(self, status: Status = "failed", reason: str = "") -> int:
+        """Make failed (or rejected) tasks ready again, all or those with one reason."""
+
+    def close(self) -> None:
+        """Give back what it holds open."""
+
+
+def open_queue(url: str) -> Queue:
+    """Open the queue that `url` names."""
+    return cast(Queue, open_adapter("queue", url, ADAPTERS))

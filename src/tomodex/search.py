@@ -1,0 +1,111 @@
+"""What can be asked of the index, in words that no index engine owns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """Numbers or dates from `low` to `high`; None is open, and an end may be left out."""
+
+    low: float | str | None = None
+    high: float | str | None = None
+    low_open: bool = False
+    high_open: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shows:
+    """The series shows one of `structures`, as whole, as large and as dense as asked."""
+
+    structures: tuple[str, ...]  #: names of our terminology, any one of them; sorted
+    completeness: Literal["any", "complete", "cut"] = "any"
+    volume_ml: Interval | None = None
+    mean_hu: Interval | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Between:
+    """`subject` lies wholly in the stretch between two others along the body, or fills it.
+
+    The stretch runs from the upper end of the lower landmark to the lower end of the upper one.
+    """
+
+    subject: Shows
+    one: Shows
+    other: Shows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Above:
+    """The lower end of `subject` is nowhere below the upper end of `landmark`."""
+
+    subject: Shows
+    landmark: Shows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Below:
+    """The upper end of `subject` is nowhere above the lower end of `landmark`."""
+
+    subject: Shows
+    landmark: Shows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Has:
+    """A DICOM attribute has one of these values, or lies in this interval."""
+
+    keyword: str
+    values: tuple[str, ...] = ()  #: compared without case; "*" at an end stands for anything
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class And:
+    terms: tuple[Term, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Or:
+    terms: tuple[Term, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Not:
+    term: Term
+
+
+Term = Shows | Between | Above | Below | Has | And | Or | Not
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """What to find; every term is about one and the same series."""
+
+    text: str  #: as it was typed
+    term: Term | None  #: None finds everything
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """One series that matches."""
+
+    series_uid: str
+    study_uid: str
+    attributes: Mapping[str, str | float] = field(default_factory=dict)
+    structure_count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """The answer to a query: counts first, then some of the series, newest study first."""
+
+    series: int
+    studies: int
+    patients: int
+    hits: tuple[Hit, ...]
+    offset: int = 0

@@ -1,0 +1,34 @@
+"""A segmentation: which voxel of a volume belongs to which structure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tomodex.volume import Volume
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Algorithm:
+    """What made a segmentation, as DICOM's Algorithm Identification and FHIR's Device ask it."""
+
+    name: str  #: such as "TotalSegmentator"
+    version: str = ""
+    model: str = ""  #: task or weights by name, such as "total 3 mm (Dataset297)"
+    weights_sha256: str = ""  #: of the model's weights; "" where there are none
+    options: Mapping[str, str] = field(default_factory=dict)  #: all that changes the labels
+    segmentation_uids: tuple[str, ...] = ()  #: SOP Instance UIDs of the DICOM SEG it was read from
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segmentation:
+    """Labels for every voxel of a volume, in as many layers as structures overlap."""
+
+    volume: Volume  #: the grid that the labels lie on, with its HU
+    layers: tuple[npt.NDArray[np.uint8], ...]  #: each (slices, rows, columns), 0 is background
+    names: tuple[Mapping[int, str], ...]  #: for each layer, label -> name in our terminology
+    algorithm: Algorithm
+    unmapped: tuple[str, ...] = ()  #: what the segmenter found and our terminology cannot name

@@ -1,0 +1,40 @@
+"""What finds structures in a volume.
+
+    dicomseg:  DICOM SEG objects that the archive holds already    dicomseg.py
+    none:      nothing: the series is findable by its tags alone   none.py
+
+The scheme of a URL picks one of these; see `registry.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+from tomodex.registry import open_adapter
+from tomodex.segmentation import Segmentation
+from tomodex.volume import Volume
+
+ADAPTERS = {
+    "dicomseg": "tomodex.segmenters.dicomseg:DicomSegSegmenter",
+    "none": "tomodex.segmenters.none:NoSegmenter",
+}
+
+
+class Segmenter(Protocol):
+    """Loads its model when it is made, and keeps it."""
+
+    reads_stored: bool  #: it needs the DICOM SEG objects that refer to the series
+
+    def segment(self, volume: Volume, stored: Sequence[Path]) -> Segmentation | None:
+        """Label `volume`; None where this segmenter has nothing to say and the next may try.
+
+        Raises:
+            Unsuitable: the volume cannot be segmented, now or later.
+        """
+
+
+def open_segmenter(url: str) -> Segmenter:
+    """Open the segmenter that `url` names."""
+    return cast(Segmenter, open_adapter("segmenter", url, ADAPTERS))

@@ -1,0 +1,38 @@
+"""Where annotated series go, besides the index.
+
+    ndjson:  one JSON line per series   ndjson.py
+
+The scheme of a URL picks one of these; see `registry.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+from tomodex.annotation import AnnotatedSeries
+from tomodex.registry import open_adapter
+
+ADAPTERS = {"ndjson": "tomodex.sinks.ndjson:NdjsonSink"}
+
+
+class Sink(Protocol):
+    """Takes each series any number of times; the last one counts."""
+
+    def write(self, annotated: Sequence[AnnotatedSeries]) -> None:
+        """Write these, and return when they are safe.
+
+        Raises:
+            Unavailable: the other side did not take them; nothing was written.
+        """
+
+    def erase(self, series_uids: Sequence[str]) -> None:
+        """Forget these, which the archive no longer has."""
+
+    def close(self) -> None:
+        """Give back what it holds open."""
+
+
+def open_sink(url: str) -> Sink:
+    """Open the sink that `url` names."""
+    return cast(Sink, open_adapter("sink", url, ADAPTERS))

@@ -1,0 +1,67 @@
+"""Where series come from.
+
+    folder:  DICOM files and archives of them under a directory   folder.py
+
+The scheme of a URL picks one of these; see `registry.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+from tomodex.registry import open_adapter
+from tomodex.series import Listing, Series
+
+ADAPTERS = {"folder": "tomodex.sources.folder:FolderSource"}
+
+
+class Progress(Protocol):
+    """Is told how far a long listing is; `total` is None while nobody knows."""
+
+    def __call__(self, done: int, total: int | None) -> None: ...
+
+
+class Source(Protocol):
+    """An archive to read from; nothing in it is ever changed."""
+
+    url: str  #: what it was opened with, without secrets
+
+    def find(self, progress: Progress | None = None) -> Iterator[Listing]:
+        """List every series it holds, one at a time.
+
+        Raises:
+            Unavailable: the archive did not answer.
+        """
+
+    def describe(self, series_uid: str) -> Listing:
+        """List one series, with its headers where the archive shows them.
+
+        Raises:
+            Unavailable: the archive does not have it, or did not answer.
+        """
+
+    def retrieve(self, series: Series, into: Path) -> Sequence[Path]:
+        """Put the instances of a series where they can be read, and return their files.
+
+        Files that lie on this machine already are returned as they are; the rest goes `into`.
+
+        Raises:
+            Unavailable: the archive did not answer, or sent fewer instances than it announced.
+        """
+
+    def retrieve_segmentations(self, series: Series, into: Path) -> Sequence[Path]:
+        """The same for the DICOM SEG instances of the archive that refer to the series."""
+
+
+def open_source(url: str, **context: object) -> Source:
+    """Open the source that `url` names.
+
+    `context` is what every source gets from the wiring: `pseudonymize` (identifier -> pseudonym),
+    `state` (a folder of its own to remember things in), `free_text` (read descriptions too).
+    """
+    return cast(Source, open_adapter("source", url, ADAPTERS, **context))
+
+
+Pseudonymize = Callable[[str], str]
