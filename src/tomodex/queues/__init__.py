@@ -146,7 +146,9 @@ class Queue(Protocol):
     def states(self, series_uid: str) -> Sequence[TaskState]:
         """What became of one series, for each configuration."""
 
-    def find_states(self, status: Status, reason: str = "", limit: int = 100) -> Sequence[TaskState]:
+    def find_states(
+        self, status: Status, reason: str = "", limit: int = 100
+    ) -> Sequence[TaskState]:
         """Tasks of one status, newest first, all reasons or one."""
 
     def result(self, series_uid: str) -> Result | None:
