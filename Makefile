@@ -1,0 +1,45 @@
+# Two commands for a fresh machine with Python 3.11 and make: `make demo` and `make test`.
+# Everything is installed into .venv from the lock in requirements/; nothing else is touched.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: demo test check test-servers bench lock clean help
+
+help:  ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+$(READY): requirements/dev.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tomodex needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(READY)
+
+demo: $(READY)  ## make phantom series, index them, search them
+	$(BIN)/tomodex demo
+
+test: $(READY)  ## every test that needs no server
+	$(BIN)/python -m pytest -m "not server"
+
+check: $(READY)  ## lint, types, import contract, docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m pytest tests/test_docs.py tests/test_house.py
+
+test-servers: $(READY)  ## the tests that need real servers; a missing server fails
+	CI=true $(BIN)/python -m pytest -m server || { code=$$?; [ $$code -eq 5 ] && echo "no test needs a server yet"; }
+
+bench: $(READY)  ## every benchmark, one line of JSON each
+	@for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
+
+lock:  ## pin the newest allowed versions again (needs uv)
+	uv pip compile --quiet --universal --generate-hashes --no-header pyproject.toml -o requirements/base.txt
+	uv pip compile --quiet --universal --generate-hashes --no-header pyproject.toml --group dev -c requirements/base.txt -o requirements/dev.txt
+
+clean:  ## remove what make made
+	rm -rf $(VENV) demo-data

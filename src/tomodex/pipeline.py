@@ -1,0 +1,153 @@
+"""From a series to what the index says of it: the whole product on one page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import numpy as np
+
+from tomodex.annotation import AnnotatedSeries, Annotation, Image, Provenance, annotate
+from tomodex.errors import Unsuitable
+from tomodex.geometry import Geometry
+from tomodex.instance import LPS, Instance
+from tomodex.measurement import measure
+from tomodex.segmentation import Segmentation
+from tomodex.segmenters import Segmenter
+from tomodex.selection import Rules, select
+from tomodex.series import Listing, Series
+from tomodex.sources import Source
+from tomodex.terminology import Terminology
+from tomodex.volume import Volume, load_volume
+
+#: What can change a number in a result, so its version goes into provenance.
+SOFTWARE = ("tomodex", "numpy", "pydicom", "imagecodecs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What a worker holds open from one series to the next."""
+
+    source: Source
+    read: Callable[[Path], Instance | None]  #: the header of a file; None: it is not DICOM
+    rules: Rules
+    segmenters: Sequence[Segmenter]  #: the first that has something to say counts
+    terminology: Terminology
+
+
+def annotate_series(series: Series, tools: Tools, configuration: str) -> AnnotatedSeries:
+    """Retrieve, select, load, segment, measure and annotate one series; keep nothing on disk.
+
+    Raises:
+        Unsuitable: its instances do not make a volume that is wanted.
+        Unavailable: the source did not deliver it.
+    """
+    started = _now()
+    seconds: dict[str, float] = {}
+    with TemporaryDirectory(prefix="tomodex-") as scratch:
+        with _timed(seconds, "retrieve"):
+            files = tools.source.retrieve(series, into=Path(scratch))
+        with _timed(seconds, "load"):
+            volume, image = load_series(series, files, tools)
+        with _timed(seconds, "segment"):
+            segmentation = segment(series, volume, tools, Path(scratch))
+    with _timed(seconds, "measure"):
+        annotations = measure_and_code(segmentation, tools.terminology)
+    return AnnotatedSeries(
+        series=series,
+        image=image,
+        annotations=annotations,
+        unmapped=segmentation.unmapped if segmentation else (),
+        provenance=Provenance(
+            algorithm=segmentation.algorithm if segmentation else None,
+            terminology=tools.terminology.version,
+            software=software_versions(),
+            source=tools.source.url,
+            configuration=configuration,
+            started=started,
+            finished=_now(),
+            stage_seconds=seconds,
+        ),
+    )
+
+
+def load_series(series: Series, files: Sequence[Path], tools: Tools) -> tuple[Volume, Image]:
+    """The volume that the files make, judged once more by the headers that really came."""
+    instances = tuple(found for found in map(tools.read, files) if found is not None)
+    chosen = select(Listing(series=series, instances=instances), tools.rules)
+    if chosen.geometry is None:
+        raise Unsuitable(chosen.reason, chosen.sentence)
+    volume = load_volume(chosen.instances, chosen.geometry)
+    return volume, describe(volume, chosen.geometry, chosen.left_out)
+
+
+def segment(series: Series, volume: Volume, tools: Tools, scratch: Path) -> Segmentation | None:
+    """What the first segmenter with an answer says; None where none has one."""
+    stored: Sequence[Path] | None = None
+    for segmenter in tools.segmenters:
+        if segmenter.reads_stored and stored is None:
+            stored = tools.source.retrieve_segmentations(series, into=scratch)
+        if segmentation := segmenter.segment(volume, stored or ()):
+            return segmentation
+    return None
+
+
+def measure_and_code(
+    segmentation: Segmentation | None, terminology: Terminology
+) -> tuple[Annotation, ...]:
+    """Numbers and codes of everything that was segmented."""
+    return annotate(measure(segmentation), terminology) if segmentation else ()
+
+
+def describe(volume: Volume, geometry: Geometry, left_out: Mapping[str, int]) -> Image:
+    """What a search or a viewer needs to know of a volume that is not kept."""
+    slices, rows, columns = volume.voxels.shape
+    steps = np.linalg.norm(volume.affine[:3, :3], axis=0)
+    lowest, highest = _corners(volume)
+    return Image(
+        shape=(slices, rows, columns),
+        spacing_mm=_lps(steps),
+        affine=tuple(tuple(map(float, row)) for row in volume.affine),
+        plane=geometry.plane,
+        oblique_deg=geometry.oblique_deg,
+        tilt_deg=geometry.tilt_deg,
+        box_min_mm=_lps(lowest),
+        box_max_mm=_lps(highest),
+        corrected=("uneven_spacing",) if geometry.places is not None else (),
+        left_out=left_out,
+    )
+
+
+@cache
+def software_versions() -> Mapping[str, str]:
+    """Version of everything that could change a number, read from what runs."""
+    return {name: version(name) for name in SOFTWARE}
+
+
+def _corners(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest LPS coordinates, (3,) each in mm, of the corners of the volume."""
+    ends = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in volume.voxels.shape])).reshape(3, 8)
+    corners = volume.affine[:3, :3] @ ends + volume.affine[:3, 3:]
+    return corners.min(axis=1), corners.max(axis=1)
+
+
+def _lps(values: np.ndarray) -> LPS:
+    return float(values[0]), float(values[1]), float(values[2])
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    begin = perf_counter()
+    yield
+    seconds[stage] = round(perf_counter() - begin, 3)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

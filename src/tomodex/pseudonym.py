@@ -1,0 +1,62 @@
+"""Patient pseudonyms: the same patient has the same one, and nobody without the key can tell whose.
+
+HMAC-SHA-256 under a secret key of the site (NIST FIPS 198-1). Without the key a pseudonym cannot be
+found by trying patient numbers, which a plain hash would allow.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from tomodex.errors import Misconfigured
+
+#: Shorter keys than this could be guessed; the ones we make are as long as the hash.
+MIN_KEY_BYTES = 16
+
+
+def pseudonymizer(key: bytes) -> Callable[[str], str]:
+    """A function from an identifier to 32 hexadecimal characters (128 bits)."""
+
+    def pseudonymize(identifier: str) -> str:
+        return hmac.digest(key, identifier.encode(), "sha256").hex()[:32]
+
+    return pseudonymize
+
+
+def load_key(path: Path) -> bytes:
+    """Read the site's key, or make one that only its owner can read.
+
+    Raises:
+        Misconfigured: the file cannot be read or made, or holds too little.
+    """
+    try:
+        if not path.exists():
+            _make_key(path)
+        key = path.read_bytes().strip()
+    except OSError as refused:
+        raise Misconfigured(f"pseudonym key {path}: {refused.strerror}") from refused
+    if len(key) < MIN_KEY_BYTES:
+        raise Misconfigured(
+            f"pseudonym key {path} has {len(key)} bytes, needs {MIN_KEY_BYTES} or more"
+        )
+    return key
+
+
+def _make_key(path: Path) -> None:
+    """Write a new key under another name first, so that two processes cannot end up with two."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(secrets.token_hex(32).encode())
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(fresh, path)  # fails if another process was first; then its key counts
+    except FileExistsError:
+        pass
+    finally:
+        fresh.unlink()

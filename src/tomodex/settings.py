@@ -1,0 +1,135 @@
+"""What a site can set: one TOML file, then environment variables, then the command line.
+
+`tomodex.toml` in the working directory, or the file that `TOMODEX_CONFIG` names. A variable is
+`TOMODEX_` and the setting's name, such as `TOMODEX_WORKERS=4`. No setting holds a secret itself: it
+names a file that does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from tomodex.errors import Misconfigured
+
+Origin = Literal["default", "file", "environment", "command line"]
+
+
+def config_file() -> Path:
+    """The settings file, whether it is there or not."""
+    return Path(os.environ.get("TOMODEX_CONFIG", "tomodex.toml"))
+
+
+class Settings(BaseSettings):
+    """Everything that can be set; each field's description is its documentation."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TOMODEX_", extra="forbid", frozen=True, env_ignore_empty=True
+    )
+
+    data: Path = Field(
+        Path("tomodex-data"), description="Folder for the queue, the index and what sources know."
+    )
+    queue: str = Field("", description="URL of the queue; empty: a SQLite file in `data`.")
+    index: str = Field("", description="URL of the index; empty: a DuckDB file in `data`.")
+    sinks: tuple[str, ...] = Field((), description="URLs of other consumers of the results.")
+    segmenters: tuple[str, ...] = Field(
+        ("dicomseg:", "none:"),
+        description="URLs of segmenters; the first that has something to say of a series counts.",
+    )
+    rules: Path | None = Field(
+        None, description="TOML file that overlays the packaged selection rules."
+    )
+    configuration: str = Field(
+        "default",
+        description="Name of this way of indexing; a series is indexed once with each name.",
+    )
+    workers: int = Field(1, ge=1, le=256, description="Worker processes of `tomodex index`.")
+    lease_s: float = Field(
+        300.0, gt=1, description="Seconds after which a silent worker's task is given to another."
+    )
+    free_text: bool = Field(
+        False,
+        description="Index StudyDescription, SeriesDescription and ProtocolName too. People type "
+        "names into them.",
+    )
+    pseudonym_key_file: Path | None = Field(
+        None,
+        description="File with the secret key of the patient pseudonyms; empty: one is made in "
+        "`data`, readable by its owner alone.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "warning", description="What is written to stderr, as JSON lines."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
+
+    @property
+    def queue_url(self) -> str:
+        return self.queue or f"sqlite://{self.data.absolute() / 'tomodex.db'}"
+
+    @property
+    def index_url(self) -> str:
+        return self.index or f"duckdb://{self.data.absolute() / 'index.duckdb'}"
+
+    @property
+    def key_file(self) -> Path:
+        return self.pseudonym_key_file or self.data / "pseudonym.key"
+
+
+def load_settings(**command_line: Any) -> Settings:
+    """Settings of this run; a value of None on the command line was not given.
+
+    Raises:
+        Misconfigured: the file cannot be read, or a value is not what its setting takes.
+    """
+    given = {name: value for name, value in command_line.items() if value is not None}
+    if "TOMODEX_CONFIG" in os.environ and not config_file().is_file():
+        raise Misconfigured(f"TOMODEX_CONFIG names {config_file()}, which is not a file")
+    try:
+        return Settings(**given)
+    except ValidationError as wrong:
+        raise Misconfigured("; ".join(_plain(error) for error in wrong.errors())) from wrong
+    except ValueError as wrong:  # the TOML itself, or JSON in a variable
+        raise Misconfigured(f"cannot read the settings: {wrong}") from wrong
+
+
+def origins(settings: Settings, command_line: Mapping[str, Any]) -> dict[str, Origin]:
+    """Where each setting's value comes from."""
+    in_file = TomlConfigSettingsSource(type(settings), config_file())()
+    found: dict[str, Origin] = {}
+    for name in type(settings).model_fields:
+        if command_line.get(name) is not None:
+            found[name] = "command line"
+        elif os.environ.get(f"TOMODEX_{name.upper()}"):
+            found[name] = "environment"
+        else:
+            found[name] = "file" if name in in_file else "default"
+    return found
+
+
+def _plain(error: Mapping[str, Any]) -> str:
+    """One sentence for one wrong setting, without the value: it might be a secret."""
+    where = ".".join(map(str, error["loc"])) or "settings"
+    if error["type"] == "extra_forbidden":
+        return f"{where} is not a setting; `tomodex config show` lists them"
+    return f"{where}: {error['msg']}"

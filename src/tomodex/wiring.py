@@ -1,0 +1,94 @@
+"""The one place where adapters are opened and put together, from the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from tomodex.annotation import AnnotatedSeries
+from tomodex.errors import Misconfigured
+from tomodex.indexes import Index, open_index
+from tomodex.instance import read_instance
+from tomodex.pipeline import Tools, annotate_series
+from tomodex.pseudonym import load_key, pseudonymizer
+from tomodex.queues import Queue, Task, open_queue
+from tomodex.segmenters import open_segmenter
+from tomodex.selection import load_rules
+from tomodex.settings import Settings
+from tomodex.sinks import Sink, open_sink
+from tomodex.sources import Source, open_source
+from tomodex.terminology import load_terminology
+
+
+def source_url(given: str) -> str:
+    """A source's URL; a plain path is a folder.
+
+    Raises:
+        Misconfigured: the folder is not there.
+    """
+    if urlsplit(given).scheme and "://" in given:
+        return given
+    folder = Path(given).expanduser().absolute()
+    if not folder.is_dir():
+        raise Misconfigured(f"{given} is not a folder; a source is a folder or a URL")
+    return f"folder://{quote(str(folder))}"
+
+
+def source_of(settings: Settings, url: str) -> Source:
+    """The archive that `url` names, which gives pseudonyms only."""
+    settings.data.mkdir(parents=True, exist_ok=True)
+    return open_source(
+        url,
+        pseudonymize=pseudonymizer(load_key(settings.key_file)),
+        state=settings.data,
+        free_text=settings.free_text,
+    )
+
+
+def queue_of(settings: Settings) -> Queue:
+    """The queue, made on first use."""
+    settings.data.mkdir(parents=True, exist_ok=True)
+    return open_queue(settings.queue_url)
+
+
+def index_of(settings: Settings) -> Index:
+    """The index, made on first use."""
+    settings.data.mkdir(parents=True, exist_ok=True)
+    return open_index(settings.index_url)
+
+
+def consumers_of(settings: Settings) -> dict[str, Sink]:
+    """Everything that the results feed is delivered to, by the name of its cursor."""
+    return {
+        settings.index_url: index_of(settings),
+        **{url: open_sink(url) for url in settings.sinks},
+    }
+
+
+def tools_of(settings: Settings, url: str) -> Tools:
+    """What a worker needs for the series of one source."""
+    return Tools(
+        source=source_of(settings, url),
+        read=partial(
+            read_instance,
+            pseudonymize=pseudonymizer(load_key(settings.key_file)),
+            free_text=settings.free_text,
+        ),
+        rules=load_rules(settings.rules),
+        segmenters=tuple(open_segmenter(url) for url in settings.segmenters),
+        terminology=load_terminology(),
+    )
+
+
+def annotator_of(settings: Settings) -> Callable[[Task], AnnotatedSeries]:
+    """What a worker does with a task; each source is opened once, on its first task."""
+    opened: dict[str, Tools] = {}
+
+    def annotate(task: Task) -> AnnotatedSeries:
+        if task.source not in opened:
+            opened[task.source] = tools_of(settings, task.source)
+        return annotate_series(task.series, opened[task.source], task.configuration)
+
+    return annotate
