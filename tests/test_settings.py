@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tomodex.errors import Misconfigured
+from tomodex.settings import load_settings, origins
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TOMODEX_CONFIG", raising=False)
+
+
+def test_without_a_file_everything_has_a_default():
+    settings = load_settings()
+    assert settings.data == Path("tomodex-data")
+    assert settings.queue_url == f"sqlite://{Path.cwd()}/tomodex-data/tomodex.db"
+    assert settings.index_url == f"duckdb://{Path.cwd()}/tomodex-data/index.duckdb"
+
+
+def test_the_command_line_beats_the_environment_beats_the_file(monkeypatch):
+    Path("tomodex.toml").write_text('workers = 2\nlease_s = 60\nconfiguration = "site"\n')
+    monkeypatch.setenv("TOMODEX_WORKERS", "3")
+    monkeypatch.setenv("TOMODEX_LEASE_S", "90")
+    settings = load_settings(workers=4, data=None)
+    assert (settings.workers, settings.lease_s, settings.configuration) == (4, 90.0, "site")
+    assert origins(settings, {"workers": 4}) == {
+        **dict.fromkeys(type(settings).model_fields, "default"),
+        "workers": "command line",
+        "lease_s": "environment",
+        "configuration": "file",
+    }
+
+
+@pytest.mark.parametrize(
+    ("toml", "says"),
+    [
+        ("worker = 2", "worker is not a setting"),
+        ("workers = 0", "workers: Input should be greater than or equal to 1"),
+        ("workers = ", "cannot read the settings"),
+    ],
+)
+def test_a_wrong_file_says_what_is_wrong(toml, says):
+    Path("tomodex.toml").write_text(toml)
+    with pytest.raises(Misconfigured, match=says):
+        load_settings()
+
+
+def test_a_config_file_that_is_not_there_is_not_passed_over(monkeypatch):
+    monkeypatch.setenv("TOMODEX_CONFIG", "elsewhere.toml")
+    with pytest.raises(Misconfigured, match=r"elsewhere\.toml, which is not a file"):
+        load_settings()
+
+
+def test_an_error_does_not_repeat_the_value():
+    """It could be a password inside a URL."""
+    Path("tomodex.toml").write_text('workers = "hunter2"')
+    with pytest.raises(Misconfigured) as wrong:
+        load_settings()
+    assert "hunter2" not in str(wrong.value)
