@@ -25,10 +25,31 @@ class Algorithm:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segmentation:
-    """Labels for every voxel of a volume, in as many layers as structures overlap."""
+    """Labels for every voxel of a volume, in as many layers as structures overlap.
+
+    A structure has one label in one layer, so that it cannot be measured by halves.
+
+    Raises:
+        ValueError: two labels have one name, or a layer does not lie on the volume's grid.
+    """
 
     volume: Volume  #: the grid that the labels lie on, with its HU
     layers: tuple[npt.NDArray[np.uint8], ...]  #: each (slices, rows, columns), 0 is background
     names: tuple[Mapping[int, str], ...]  #: for each layer, label -> name in our terminology
     algorithm: Algorithm
     unmapped: tuple[str, ...] = ()  #: what the segmenter found and our terminology cannot name
+
+    def __post_init__(self) -> None:
+        labels = [(label, name) for names in self.names for label, name in names.items()]
+        named = [name for _, name in labels]
+        twice = sorted({name for name in named if named.count(name) > 1})
+        if twice:
+            raise ValueError(f"two labels have one name: {', '.join(twice)}")
+        if any(not 1 <= label <= 255 for label, _ in labels):
+            raise ValueError("labels are from 1 to 255; 0 is background")
+        if len(self.names) != len(self.layers):
+            raise ValueError(f"{len(self.names)} tables of names, {len(self.layers)} layers")
+        grid = self.volume.voxels.shape
+        for layer in self.layers:
+            if layer.shape != grid or layer.dtype != np.uint8:
+                raise ValueError(f"a layer is {layer.dtype} {layer.shape}, not uint8 {grid}")
