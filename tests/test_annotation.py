@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
+from tests.annotated_series_schema import PATH, make_schema, to_text
 from tomodex.annotation import (
     SCHEMA_VERSION,
     AnnotatedSeries,
@@ -26,6 +28,11 @@ from tomodex.measurement import Measurement, Side
 from tomodex.segmentation import Algorithm
 from tomodex.series import Series
 from tomodex.terminology import Structure, Terminology
+
+SCHEMA = Draft202012Validator(json.loads(PATH.read_text()))
+
+#: Their name says all: lengths and angles in the unit that ends it.
+NAMED_WELL_ENOUGH = {"voxel_count", "mean_hu", "centroid_mm", "oblique_deg", "tilt_deg"}
 
 text = st.text(max_size=12)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -263,3 +270,35 @@ def test_nan_is_not_read_either() -> None:
     line = to_json(ONE).replace(b'"mean_hu":61.5', b'"mean_hu":NaN')
     with pytest.raises(ValueError, match="mean_hu"):
         from_json(line)
+
+
+def test_the_published_schema_is_what_the_code_makes() -> None:
+    """If this fails: `python -m tests.annotated_series_schema`, and think of SCHEMA_VERSION."""
+    assert PATH.read_text() == to_text(make_schema())
+
+
+@given(annotated_series)
+def test_every_document_is_valid_under_the_published_schema(annotated: AnnotatedSeries) -> None:
+    SCHEMA.validate(json.loads(to_json(annotated)))
+
+
+def test_the_schema_says_what_every_number_is() -> None:
+    schema = make_schema()
+    for part in ("Measurement", "Image"):
+        for name, field in schema["$defs"][part]["properties"].items():
+            assert field.get("description") or name in NAMED_WELL_ENOUGH
+    assert schema["$defs"]["Measurement"]["properties"]["sd_hu"]["description"].startswith("of the")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema_version": "2.0"},
+        {"annotations": None},
+        {"image": {}},
+        {"provenance": {"algorithm": {"name": 5}}},
+    ],
+)
+def test_the_schema_refuses_what_is_no_annotated_series(change: dict[str, object]) -> None:
+    assert SCHEMA.is_valid(json.loads(to_json(ONE)))
+    assert not SCHEMA.is_valid(json.loads(to_json(ONE)) | change)

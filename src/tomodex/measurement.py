@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import chain, compress, permutations
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from tomodex.instance import LPS
-from tomodex.segmentation import Segmentation
-from tomodex.volume import Volume
+
+# Named only in types: whoever reads a result does not need what decodes pixels.
+if TYPE_CHECKING:
+    from tomodex.segmentation import Segmentation
+    from tomodex.volume import Volume
 
 #: A face of the image, named by the patient direction it is nearest to.
 Side = Literal["left", "right", "anterior", "posterior", "inferior", "superior"]

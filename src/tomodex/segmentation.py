@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from tomodex.volume import Volume
+# Named only in types: whoever reads a result does not need what decodes pixels.
+if TYPE_CHECKING:
+    from tomodex.volume import Volume
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
