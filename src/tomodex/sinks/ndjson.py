@@ -1,0 +1,89 @@
+"""One JSON line per series, appended: the last line of a series is the one that counts."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tomodex.annotation import AnnotatedSeries, to_json
+from tomodex.errors import Misconfigured, Unavailable
+from tomodex.registry import path_of
+
+#: How much is read at a time when the end of the last whole line is looked for.
+CHUNK_BYTES = 1 << 20
+
+
+class NdjsonSink:
+    """`ndjson:///var/lib/tomodex/series.ndjson`
+
+    A line is what `schemas/annotated-series-1.json` describes, or `{"series_uid": "...", "erased":
+    true}` for a series that the archive no longer has. Only one process writes to a file.
+
+    Raises:
+        Misconfigured: the file cannot be opened for writing.
+        Unavailable: another process writes to it.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._path = path_of(url)
+        self._file = _open(self._path)
+        _repair(self._file)
+
+    def write(self, annotated: Sequence[AnnotatedSeries]) -> None:
+        self._append(to_json(one) for one in annotated)
+
+    def erase(self, series_uids: Sequence[str]) -> None:
+        import orjson
+
+        self._append(orjson.dumps({"series_uid": uid, "erased": True}) for uid in series_uids)
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
+
+    def _append(self, lines: Iterable[bytes]) -> None:
+        """Add these lines, all or none, and return when they are on disk."""
+        text = b"".join(line + b"\n" for line in lines)
+        end = os.lseek(self._file, 0, os.SEEK_END)
+        try:
+            _write_all(self._file, text)
+            os.fsync(self._file)
+        except OSError as failed:
+            os.ftruncate(self._file, end)
+            raise Unavailable(f"{self._path}: {failed.strerror}; nothing was written") from failed
+
+
+def _open(path: Path) -> int:
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+    except OSError as refused:
+        raise Misconfigured(f"ndjson: cannot write to {path}: {refused.strerror}") from refused
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as taken:
+        os.close(file)
+        raise Unavailable(f"another process writes to {path}") from taken
+    return file
+
+
+def _repair(file: int) -> None:
+    """Cut off a last line that a crash left unfinished; nobody was told that it was safe."""
+    end = size = os.lseek(file, 0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - CHUNK_BYTES)
+        newline = os.pread(file, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    if end < size:
+        os.ftruncate(file, end)
+
+
+def _write_all(file: int, text: bytes) -> None:
+    rest = memoryview(text)
+    while rest:
+        rest = rest[os.write(file, rest) :]
