@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tomodex.errors import Misconfigured
 from tomodex.geometry import Geometry, Plane, Tolerances
-from tomodex.instance import Frame, Instance
+from tomodex.instance import HINTS, Frame, Instance
 from tomodex.series import Series
 
 #: Why a series, or an instance of one, is left out: stable code -> what it means. Codes are stored
@@ -57,6 +57,7 @@ REASONS: Mapping[str, str] = {
     "duplicate": "an instance that is there twice; the other one is used",
     "truncated": "pixel data that ends too early",
     "unreadable": "a header or pixel data that cannot be read",
+    "archive": "an archive file that is damaged, encrypted or larger than is safe",
     "no_instances": "no instance, or none whose header could be read",
 }
 
@@ -73,7 +74,7 @@ class Pattern(_Strict):
 
     field: Literal["image_type", "description", "rescale_type", "modality", "sop_class", "private"]
     regex: str
-    tag: str = ""  #: with field "private": which one, as the reader names it
+    tag: str = ""  #: with field "private": one of `HINTS`
     on: bool = True
 
     @field_validator("regex")
@@ -89,6 +90,8 @@ class Pattern(_Strict):
     def _names_its_tag(self) -> Pattern:
         if (self.field == "private") != bool(self.tag):
             raise ValueError('`tag` goes with field = "private", and only with it')
+        if self.tag and self.tag not in HINTS:
+            raise ValueError(f"no tag {self.tag!r} is read{_meant(self.tag, HINTS)}")
         return self
 
     def matches(self, instance: Instance) -> bool:
