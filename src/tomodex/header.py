@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import BinaryIO, Protocol
+from typing import IO, Protocol
 
 from tomodex.errors import Unsuitable
 
@@ -409,7 +409,7 @@ class Header:
     has_pixels: bool  #: Pixel Data (7FE0,0010) follows, and is not empty
 
 
-def read_header(stream: BinaryIO) -> Header | None:
+def read_header(stream: IO[bytes]) -> Header | None:
     """The elements of `DICTIONARY` before the pixels; None if this is no DICOM file.
 
     Files without preamble, without file meta, or older than DICOM (ACR-NEMA) are read as well. A
@@ -536,7 +536,7 @@ def _scan_stream(
 class _Plain:
     """A file, or a member of an archive."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: IO[bytes]) -> None:
         self.read = stream.read
         self._stream = stream
 
@@ -547,7 +547,7 @@ class _Plain:
 class _Inflating:
     """A deflated dataset (PS3.5 A.5), inflated as far as it is read."""
 
-    def __init__(self, start: bytes, stream: BinaryIO) -> None:
+    def __init__(self, start: bytes, stream: IO[bytes]) -> None:
         self._waiting = start
         self._stream = stream
         self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)

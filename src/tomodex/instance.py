@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import IO, Literal
 
 from tomodex.errors import Unavailable, Unsuitable
 from tomodex.header import Elements, read_header
@@ -144,7 +144,7 @@ def read_instance(
 
 
 def read_instance_from(
-    stream: BinaryIO, path: str, pseudonymize: Callable[[str], str], free_text: bool = False
+    stream: IO[bytes], path: str, pseudonymize: Callable[[str], str], free_text: bool = False
 ) -> Instance | None:
     """The same for a stream that stands at the beginning of the file called `path`."""
     header = read_header(stream)
