@@ -34,3 +34,14 @@ class Misconfigured(TomodexError):
 
 class BadQuery(TomodexError):
     """A search asks for something the index does not know; the message offers what it does."""
+
+    def __init__(
+        self,
+        sentence: str,
+        *,
+        place: tuple[int, int] | None = None,
+        suggestions: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(sentence)
+        self.place = place  #: (start, end) in the text of the search; None: all of it
+        self.suggestions = suggestions  #: what was probably meant there

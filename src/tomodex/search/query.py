@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+#: How far two ends may miss each other, or overlap, and still touch: the rounding of a mask.
+TOLERANCE_MM = 1.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
@@ -19,12 +22,16 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shows:
-    """The series shows one of `structures`, as whole, as large and as dense as asked."""
+    """The series shows `structures`, each by itself as whole, as large and as dense as asked."""
 
-    structures: tuple[str, ...]  #: names of our terminology, any one of them; sorted
+    structures: tuple[str, ...]  #: names of our terminology, sorted
+    match: Literal["any", "all"] = "any"  #: how many of them it must show so
     completeness: Literal["any", "complete", "cut"] = "any"
     volume_ml: Interval | None = None
     mean_hu: Interval | None = None
+    #: What `structures` were called, as the search language writes it: "kidney", "all rib",
+    #: "T12..L5"; "" where no person did. Changes with `structures`, or is emptied.
+    asked: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +39,9 @@ class Between:
     """`subject` lies wholly in the stretch between two others along the body, or fills it.
 
     The stretch runs from the upper end of the lower landmark to the lower end of the upper one.
+    Landmarks that overlap by more than `TOLERANCE_MM` have no stretch between them. A landmark
+    of several structures is any one of them. Lengths are z of the boxes, so the body's own axis
+    for somebody who lies straight.
     """
 
     subject: Shows
@@ -57,9 +67,12 @@ class Below:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Has:
-    """A DICOM attribute has one of these values, or lies in this interval."""
+    """An attribute has one of these values, or lies in this interval.
 
-    keyword: str
+    A series without the attribute never has it, so `Not(Has(...))` finds that series.
+    """
+
+    keyword: str  #: a key of `SEARCHABLE`
     values: tuple[str, ...] = ()  #: compared without case; "*" at an end stands for anything
     interval: Interval | None = None
 
