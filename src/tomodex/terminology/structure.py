@@ -102,9 +102,10 @@ class Level:
 class Range:
     """A published value, or an editorial gate for plausibility that is no reference range."""
 
-    names: tuple[str, ...]
+    names: tuple[str, ...]  #: each of these; () where it is for a tissue only
+    of: str  #: the tissue it is for, such as "blood"; "" for all that the label covers
     population: str
-    quantity: str  #: with its unit, such as "volume_ml", "mass_g", "HU_mean..."
+    quantity: str  #: with its unit: "volume_ml", "mass_g", "mean_HU_of_mask", "HU", ...
     value: float | None
     sd: float | None
     low: float | None

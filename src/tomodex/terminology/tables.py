@@ -184,7 +184,8 @@ def ranges(rows: Sequence[Row]) -> tuple[Range, ...]:
     """What volumes and densities are plausible."""
     return tuple(
         Range(
-            names=tuple(row["names"].split("|")),
+            names=tuple(row["names"].split("|")) if row["names"] else (),
+            of=row["of"],
             population=row["population"],
             quantity=row["quantity"],
             value=_number(row["value"]),

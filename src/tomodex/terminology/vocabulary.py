@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from itertools import islice
 from typing import Literal
 
 from tomodex.terminology.structure import Group, Laterality, Structure
@@ -74,9 +73,11 @@ class Vocabulary:
     def complete(self, prefix: str, limit: int) -> Sequence[Term]:
         """Terms that begin with `prefix`, then those with a word that does; shortest first."""
         words, raw = fold(prefix), prefix.strip().casefold()
-        placed = [(place, term) for term in self.terms if (place := _place(term, words, raw)) < 2]
-        placed.sort(key=lambda pair: (pair[0], self._is_rare(pair[1]), len(pair[1].text)))
-        return list(islice(self._distinct((t for _, t in placed), words.side), limit))
+        found = [term for term in self.terms if _place(term, words, raw) < 2]
+        found.sort(key=lambda term: _place(term, words, raw))
+        said = list(self._distinct(found, words.side))
+        said.sort(key=lambda t: (_place(t, words, raw), self._is_rare(t), len(t.text)))
+        return said[:limit]
 
     def _distinct(self, terms: Iterable[Term], side: Laterality) -> Iterator[Term]:
         """The terms as they are said with that side, one for each meaning and language."""
@@ -152,9 +153,9 @@ def _wordings(
 
 
 def _parts(display: str) -> list[str]:
-    """The wordings in a display: without what is in brackets, and both sides of a slash."""
+    """The wordings in a display: without what is in brackets, each side of a slash, and all."""
     bare = re.sub(r"\s*\([^)]*\)", "", display)
-    return [part for part in bare.split(" / ") if part]
+    return list(dict.fromkeys((*bare.split(" / "), display)))
 
 
 def targets(
