@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import asdict, replace
 from math import cos, inf, nan, radians, sin
 from pathlib import Path
@@ -368,6 +369,37 @@ def test_every_rule_says_what_it_found_in_its_order():
         assert [c.rule for c in checks] == list(RULES.by_name)
         assert {c.rule for c in checks if c.verdict == "off"} == {"reformatted", "plane"}
         assert all(bool(c.sentence) == (c.verdict in ("rejected", "left out")) for c in checks)
+
+
+def test_every_rule_and_tolerance_is_documented_with_its_default():
+    page = (Path(__file__).parents[1] / "docs/reference/selection.md").read_text("utf-8")
+    listed = [line.split("`")[1] for line in page.split("\n") if line.startswith("| `")]
+    assert [name for name in listed if name in RULES.by_name][-len(RULES.by_name) :] == list(
+        RULES.by_name
+    )
+    assert [name for name in TOLERANCES if f"`{name}`" not in page] == []
+    assert [str(v) for v in TOLERANCES.values() if str(v) not in page] == []
+
+
+def examples() -> list[str]:
+    """The rules files that the guide shows."""
+    page = (Path(__file__).parents[1] / "docs/how-to/change-the-rules.md").read_text("utf-8")
+    blocks = re.findall(r"(?:^(?: {4}.*)?\n)+", page, re.MULTILINE)
+    return [block for block in blocks if "[rule." in block]
+
+
+@pytest.mark.parametrize("example", examples())
+def test_the_examples_of_the_guide_are_rules(example, tmp_path):
+    assert overlaid(tmp_path, example).digest != RULES.digest
+
+
+def test_the_example_of_the_guide_for_mono_energetic_images_keeps_70_kev(tmp_path):
+    rules = overlaid(tmp_path, next(e for e in examples() if "keV" in e))
+    reasons = [
+        select(of(stack(description=d)), rules).reason
+        for d in ("MonoE 70 keV", "MonoE 40keV", "Mono 190 keV", "VNC")
+    ]
+    assert reasons == ["", "spectral", "spectral", "spectral"]
 
 
 @given(text=st.text(min_size=1, max_size=12))

@@ -16,7 +16,7 @@ from hashlib import sha256
 from importlib.resources import files
 from math import isfinite, prod
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -334,8 +334,6 @@ InstanceRule = (
 )  # fmt: skip
 VolumeRule = SlicesRule | VoxelsRule | PlaneRule | AngleRule
 Rule = Annotated[InstanceRule | GeometryRule | VolumeRule, Field(discriminator="kind")]
-
-_T = TypeVar("_T")
 
 
 class _File(_Strict):
