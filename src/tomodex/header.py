@@ -54,17 +54,24 @@ DICTIONARY: Mapping[str, tuple[int, bytes]] = {
     "SOPInstanceUID": (0x00080018, b"UI"),
     "StudyDate": (0x00080020, b"DA"),
     "SeriesDate": (0x00080021, b"DA"),
+    "ContentDate": (0x00080023, b"DA"),
+    "ContentTime": (0x00080033, b"TM"),
     "Modality": (0x00080060, b"CS"),
     "ConversionType": (0x00080064, b"CS"),
     "Manufacturer": (0x00080070, b"LO"),
     "CodeValue": (0x00080100, b"SH"),
+    "CodingSchemeDesignator": (0x00080102, b"SH"),
     "CodeMeaning": (0x00080104, b"LO"),
+    "LongCodeValue": (0x00080119, b"UC"),
+    "URNCodeValue": (0x00080120, b"UR"),
     "StudyDescription": (0x00081030, b"LO"),
     "SeriesDescription": (0x0008103E, b"LO"),
     "ManufacturerModelName": (0x00081090, b"LO"),
     "ReferencedSeriesSequence": (0x00081115, b"SQ"),
     "ReferencedSOPInstanceUID": (0x00081155, b"UI"),
     "SourceImageSequence": (0x00082112, b"SQ"),
+    "AnatomicRegionSequence": (0x00082218, b"SQ"),
+    "AnatomicRegionModifierSequence": (0x00082220, b"SQ"),
     "FrameType": (0x00089007, b"CS"),
     "DerivationImageSequence": (0x00089124, b"SQ"),
     "VolumetricProperties": (0x00089206, b"CS"),
@@ -138,6 +145,18 @@ DICTIONARY: Mapping[str, tuple[int, bytes]] = {
     "PixelValueTransformationSequence": (0x00289145, b"SQ"),
     "MeasurementUnitsCodeSequence": (0x004008EA, b"SQ"),
     "RealWorldValueMappingSequence": (0x00409096, b"SQ"),
+    "SegmentationType": (0x00620001, b"CS"),
+    "SegmentSequence": (0x00620002, b"SQ"),
+    "SegmentedPropertyCategoryCodeSequence": (0x00620003, b"SQ"),
+    "SegmentNumber": (0x00620004, b"US"),
+    "SegmentLabel": (0x00620005, b"LO"),
+    "SegmentAlgorithmType": (0x00620008, b"CS"),
+    "SegmentAlgorithmName": (0x00620009, b"LO"),
+    "SegmentIdentificationSequence": (0x0062000A, b"SQ"),
+    "ReferencedSegmentNumber": (0x0062000B, b"US"),
+    "MaximumFractionalValue": (0x0062000E, b"US"),
+    "SegmentedPropertyTypeCodeSequence": (0x0062000F, b"SQ"),
+    "SegmentedPropertyTypeModifierCodeSequence": (0x00620011, b"SQ"),
     "ReferencedFrameOfReferenceSequence": (0x30060010, b"SQ"),
     "RTReferencedStudySequence": (0x30060012, b"SQ"),
     "RTReferencedSeriesSequence": (0x30060014, b"SQ"),
@@ -295,8 +314,8 @@ class Elements:
     def texts(self, keyword: str) -> tuple[str, ...]:
         """The values of a text element, stripped; () where it is missing or empty."""
         _, raw = self._found.get(_TAGS[keyword], _MISSING)
-        text = self._decode(raw).strip(_PADDING)
-        return tuple(part.strip(_PADDING) for part in text.split("\\")) if text else ()
+        text = self._decode(raw).strip(_PADDING) if raw else ""
+        return tuple([part.strip(_PADDING) for part in text.split("\\")]) if text else ()
 
     def text(self, keyword: str) -> str:
         """The values joined by backslashes as DICOM does; "" where there are none."""
@@ -306,6 +325,8 @@ class Elements:
         """The values of a number element; () where one of them is missing or no finite number."""
         tag = _TAGS[keyword]
         vr, raw = self._found.get(tag, _MISSING)
+        if not raw:
+            return ()
         if vr not in _BINARY and vr not in _TEXT:
             vr = _VRS[tag]
         if vr in _BINARY:
@@ -316,10 +337,10 @@ class Elements:
             # Python would take "1_0" for a number; DICOM does not.
             text = _plain(raw).replace("_", "?")
             try:
-                numbers = tuple(float(number) for number in text.split("\\"))
+                numbers = tuple(map(float, text.split("\\")))
             except ValueError:
                 return ()
-        return numbers if all(math.isfinite(number) for number in numbers) else ()
+        return numbers if all(map(math.isfinite, numbers)) else ()
 
     def number(self, keyword: str) -> float | None:
         """The first value of a number element."""
@@ -442,7 +463,7 @@ def _start_of_dicom(buffer: bytes) -> int | None:
         # The four letters may also stand in the text of a file without preamble.
         inside = buffer[132:134] != b"\x02\0" and _looks_like_elements(buffer)
         return 0 if inside else 132
-    if buffer[:4] == b"DICM":
+    if buffer[:4] == b"DICM" and _looks_like_elements(buffer[4:]):
         return 4
     return 0 if _looks_like_elements(buffer) else None
 
