@@ -5,7 +5,6 @@ The tables are data, reviewed as data, with their sources; see `docs/reference/t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -23,8 +22,7 @@ from tomodex.terminology.structure import (
     Range,
     Structure,
 )
-from tomodex.terminology.vocabulary import Synonym, Term, Vocabulary
-from tomodex.terminology.words import fold
+from tomodex.terminology.vocabulary import Synonym, Term, Vocabulary, stem
 
 __all__ = [
     "RADLEX_SIDES",
@@ -84,14 +82,19 @@ class Terminology:
 
         From head to foot, whichever end is named first; ribs of both sides if neither has one.
         """
-        ends = (fold(first), fold(last))
-        sides: set[Laterality] = {end.side for end in ends if end.side}
-        bases = {_unsided(self.resolve(end.base)) for end in ends}
+        ends = (self.resolve(first), self.resolve(last))
+        sides = {side for names in ends if (side := self._side(names))}
+        bases = {_unsided(names) for names in ends}
         for run in _RUNS:
             if len(sides) < 2 and bases <= set(run):
                 places = sorted(run.index(base) for base in bases)
                 names = (self.resolve(name) for name in run[places[0] : places[-1] + 1])
-                return tuple(n for both in names for n in both if self._is_on(n, sides))
+                return tuple(
+                    n
+                    for both in names
+                    for n in both
+                    if not sides or self.structures[n].laterality in sides
+                )
         return ()
 
     def suggest(self, text: str, limit: int = 5) -> Sequence[str]:
@@ -136,13 +139,15 @@ class Terminology:
                 above[name] = (*above.get(name, ()), group.name)
         return above
 
-    def _is_on(self, name: str, sides: set[Laterality]) -> bool:
-        return not sides or self.structures[name].laterality in sides
+    def _side(self, names: Sequence[str]) -> Laterality:
+        """The side that all of them have; "" where there is none."""
+        sides = {self.structures[name].laterality for name in names}
+        return sides.pop() if len(sides) == 1 else ""
 
 
 def _unsided(names: Sequence[str]) -> str:
     """The one name that is left without sides: "rib_3" for both; "" for anything else."""
-    bases = {re.sub(r"_(left|right)", "", name) for name in names}
+    bases = {stem(name) for name in names}
     return bases.pop() if len(bases) == 1 else ""
 
 
