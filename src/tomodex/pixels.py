@@ -505,6 +505,9 @@ _DECODERS: Mapping[str, Callable[[bytes, Pixels], Stored]] = {
     "1.2.840.10008.1.2.4.203": _decode_jpeg2k,  # HTJ2K
 }
 
+#: UIDs of those whose files hold every byte of their pixels.
+UNCOMPRESSED = NATIVE - {_DEFLATED} | {"1.2.840.10008.1.2.1.98"}
+
 #: Those of the above that keep every allocated bit where it was.
 _BIT_EXACT = frozenset({"1.2.840.10008.1.2.1.98", "1.2.840.10008.1.2.5"})
 
