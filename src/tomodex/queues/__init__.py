@@ -9,6 +9,7 @@ stores its result and acknowledges it in one transaction, so nothing is lost and
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal, Protocol, cast
@@ -71,6 +72,7 @@ class Failed:
     """A bug, or too many attempts; waits for a person, see `Queue.retry`."""
 
     sentence: str
+    reason: str = "bug"  #: to count and retry by: the exception's type
 
 
 Outcome = AnnotatedSeries | Rejected | Retry | Failed
@@ -78,11 +80,24 @@ Outcome = AnnotatedSeries | Rejected | Retry | Failed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One entry of the results feed; of a series only the newest is kept."""
+    """One entry of the results feed; of a series and configuration only the newest is kept.
+
+    The entry with the highest sequence is the last word on its series.
+    """
 
     sequence: int  #: grows; a consumer keeps the last it has seen
     series_uid: str
-    annotated: AnnotatedSeries | None  #: None: the series is gone from the archive
+    annotated: AnnotatedSeries | None  #: None, a tombstone: gone from the archive, or rejected
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aside:
+    """A result that a consumer could not take; a newer one of the series replaces it."""
+
+    consumer: str
+    sequence: int
+    series_uid: str
+    sentence: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,14 +117,18 @@ class TaskState:
 
 
 class Queue(Protocol):
-    """Holds each series at most once for each configuration."""
+    """Holds each series at most once for each configuration; several threads may use it.
+
+    Every method raises Unavailable where the store does not answer, and Misconfigured where it
+    cannot be used at all.
+    """
 
     def put(self, tasks: Iterable[NewTask]) -> int:
         """Add tasks in one transaction; return how many were new or changed.
 
         A series that is known with the same fingerprint is left as it is, whatever became of it,
-        but a waiting one moves up if the new lane is more urgent. One whose fingerprint changed
-        starts anew.
+        but a waiting one moves up if the new lane is more urgent, and one that only discovery has
+        rejected takes discovery's new judgement. One whose fingerprint changed starts anew.
         """
 
     def lease(self, worker: str, lease: timedelta) -> Task | None:
@@ -125,6 +144,12 @@ class Queue(Protocol):
     def settle(self, task: Task, outcome: Outcome) -> bool:
         """Store what came of a task; False if it belongs to somebody else by now."""
 
+    def give_back(self, task: Task) -> bool:
+        """Hand a task back untried, for the next one to take; False if it is not ours any more."""
+
+    def bury(self, worker: str) -> int:
+        """Give back what a worker held that is known to be dead; its attempts count."""
+
     def results(self, after: int, limit: int) -> Sequence[Result]:
         """The next entries of the results feed with a sequence higher than `after`."""
 
@@ -132,10 +157,25 @@ class Queue(Protocol):
         """The last sequence that `consumer` has confirmed; 0 for a new one."""
 
     def confirm(self, consumer: str, sequence: int) -> None:
-        """Remember that `consumer` is done with everything up to `sequence`."""
+        """Remember that `consumer` is done with everything up to `sequence`; 0 starts over."""
+
+    def claim(self, consumer: str) -> AbstractContextManager[None]:
+        """Be the only one to deliver to `consumer`, so that nothing older overwrites newer.
+
+        Waits for another to finish its batch, and raises Unavailable if that takes too long.
+        """
+
+    def set_aside(self, consumer: str, result: Result, sentence: str) -> None:
+        """Remember that `consumer` could not take a result, and why."""
+
+    def asides(self, consumer: str, limit: int = 100) -> Sequence[Aside]:
+        """What `consumer` could not take, newest first, of the results that still stand."""
 
     def withdraw(self, series_uid: str) -> bool:
-        """Forget a series that the archive no longer has; the feed gets a tombstone."""
+        """Forget a series that the archive no longer has; the feed gets a tombstone.
+
+        False if nothing was known of it. The tombstone is left out where no result was.
+        """
 
     def count(self) -> Mapping[tuple[Lane, Status], int]:
         """How many tasks are in each lane and status."""
@@ -152,7 +192,7 @@ class Queue(Protocol):
         """Tasks of one status, newest first, all reasons or one."""
 
     def result(self, series_uid: str) -> Result | None:
-        """The newest result of one series."""
+        """The feed's last word on one series, which may be a tombstone; None: it has none."""
 
     def retry(self, status: Status = "failed", reason: str = "") -> int:
         """Make failed (or rejected) tasks ready again, all or those with one reason."""

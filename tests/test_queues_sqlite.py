@@ -1,0 +1,455 @@
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import random
+import threading
+from collections import Counter
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import apsw
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.contracts.queue import (
+    HOUR,
+    Later,
+    QueueContract,
+    annotated,
+    ct,
+    new,
+    order_of,
+    settle_next,
+    status_of,
+)
+from tomodex.errors import Misconfigured, Unavailable
+from tomodex.queues import Failed, NewTask, Rejected, Retry, open_queue, sqlite, sqlite_file
+from tomodex.queues.sqlite import SqliteQueue
+
+
+class Clock:
+    """Time that moves only when told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_790_000_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def move(self, by: timedelta) -> None:
+        self.now_s += by.total_seconds()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "tomodex.db"
+
+
+@pytest.fixture
+def raw(file: Path) -> apsw.Connection:
+    """The file as another program sees it."""
+    with closing(apsw.Connection(str(file))) as db:
+        yield db
+
+
+class TestSqliteQueue(QueueContract):
+    @pytest.fixture
+    def queue(self, file: Path, clock: Clock) -> SqliteQueue:
+        with closing(SqliteQueue(f"sqlite://{file}?fair=0", now=clock)) as queue:
+            yield queue
+
+    @pytest.fixture
+    def fair_queue(self, file: Path, clock: Clock) -> SqliteQueue:
+        with closing(SqliteQueue(f"sqlite://{file}?fair=3", now=clock)) as queue:
+            yield queue
+
+    @pytest.fixture
+    def later(self, clock: Clock) -> Later:
+        return clock.move
+
+
+class TestInMemory(TestSqliteQueue):
+    @pytest.fixture
+    def queue(self, clock: Clock) -> SqliteQueue:
+        return SqliteQueue("sqlite:?fair=0", now=clock)
+
+    @pytest.fixture
+    def fair_queue(self, clock: Clock) -> SqliteQueue:
+        return SqliteQueue("sqlite:?fair=3", now=clock)
+
+
+def test_a_queue_is_found_again_by_its_url(file):
+    with closing(open_queue(f"sqlite://{file}")) as queue:
+        queue.put([new("1.2")])
+    with closing(open_queue(f"sqlite://{file}")) as queue:
+        assert queue.lease("w", HOUR).series == ct("1.2")
+
+
+# The wait before another attempt
+
+
+@pytest.mark.parametrize(("jitter", "waits_s"), [(1.0, [10, 20, 40, 80]), (0.0, [5, 10, 20, 40])])
+def test_each_wait_is_twice_as_long(clock, jitter, waits_s):
+    queue = SqliteQueue("sqlite:?retry_s=10", now=clock, jitter=lambda: jitter)
+    queue.put([new("1.2")])
+    for wait_s in waits_s:
+        settle_next(queue, Retry(sentence="no answer"))
+        clock.move(timedelta(seconds=wait_s - 0.01))
+        assert queue.lease("w", HOUR) is None
+        clock.move(timedelta(seconds=0.01))
+
+
+def test_no_wait_is_longer_than_an_hour(clock):
+    queue = SqliteQueue("sqlite:?attempts=2000&retry_s=30", now=clock, jitter=lambda: 1.0)
+    queue.put([new("1.2")])
+    for _ in range(1200):
+        settle_next(queue, Retry(sentence="no answer"))
+        clock.move(HOUR)
+
+
+def test_a_waiting_task_lets_others_pass(clock):
+    queue = SqliteQueue("sqlite:", now=clock)
+    queue.put([new("1.2"), new("1.3")])
+    settle_next(queue, Retry(sentence="no answer"))
+    assert order_of(queue) == ["1.3"]
+
+
+# Fairness
+
+
+def test_without_fairness_the_most_urgent_lane_always_goes_first():
+    queue = SqliteQueue("sqlite:?fair=0")
+    queue.put([new(f"daily.{n}", "daily") for n in range(30)])
+    queue.put([new("legacy", "backfill")])
+    assert order_of(queue)[-1] == "legacy"
+
+
+def test_fairness_counts_the_leases_of_all_processes(file):
+    workers = [SqliteQueue(f"sqlite://{file}?fair=4") for _ in range(4)]
+    workers[0].put([new(f"daily.{n}", "daily") for n in range(8)])
+    workers[0].put([new("legacy", "backfill")])
+    taken = [queue.lease("w", HOUR).series.series_uid for queue in workers]
+    assert taken.count("legacy") == 1
+
+
+# One statement never reads the whole table
+
+
+STATEMENTS = {
+    "due": (sqlite.ANYTHING_DUE, {"now": 1}),
+    "wake": (sqlite.WAKE, {"now": 1, "sweep": 9}),
+    "take back": (sqlite.TAKE_BACK, {"now": 1, "sweep": 9, "attempts": 5}),
+    "most urgent": (sqlite.MOST_URGENT, {}),
+    "least urgent": (sqlite.LEAST_URGENT, {}),
+    "take": (sqlite.TAKE, {"token": 1, "worker": "w", "until": 1, "now": 1, "id": 1}),
+    "extend": (sqlite.EXTEND, {"until": 1, "id": 1, "token": 1}),
+    "bury": (sqlite.BURY, {"now": 1, "worker": "w"}),
+    "move up": (
+        sqlite.MOVE_UP,
+        {"lane": 1, "series_uid": "1", "configuration": "x", "status": "ready"},
+    ),
+    "retry": (sqlite.RETRY, {"now": 1, "status": "failed", "reason": "x"}),
+    "reasons": (sqlite.REASONS, {}),
+}
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_no_statement_reads_or_sorts_the_whole_table(file, name):
+    SqliteQueue(f"sqlite://{file}").close()
+    sql, facts = STATEMENTS[name]
+    with closing(apsw.Connection(str(file))) as db:
+        plan = [row[3] for row in db.execute(f"explain query plan {sql}", facts)]
+    allowed = (
+        "SCAN CONSTANT ROW",
+        "SCAN task USING COVERING INDEX task_waiting",  # in its order, to the first
+        "SCAN task USING COVERING INDEX task_reason",  # counting has to read what it counts
+    )
+    assert plan
+    assert [
+        s for s in plan if "TEMP B-TREE" in s or (s.startswith("SCAN") and s not in allowed)
+    ] == []
+
+
+@pytest.mark.parametrize("call", ["states", "found", "found by reason", "results", "result"])
+def test_no_question_reads_or_sorts_the_whole_table(file, call):
+    queue, plans = SqliteQueue(f"sqlite://{file}"), []
+    queue._db.exec_trace = lambda _, sql, facts: plans.append((sql, facts)) or True
+    {
+        "states": lambda: queue.states("1.2"),
+        "found": lambda: queue.find_states("completed"),
+        "found by reason": lambda: queue.find_states("failed", "x"),
+        "results": lambda: queue.results(3, 10),
+        "result": lambda: queue.result("1.2"),
+    }[call]()
+    queue._db.exec_trace = None
+    ((sql, facts),) = plans
+    steps = [row[3] for row in queue._db.execute(f"explain query plan {sql}", facts)]
+    # Of one series there are a handful of results, so these may be sorted.
+    unwanted = ("SCAN",) if call in ("result", "states") else ("SCAN", "TEMP B-TREE")
+    assert steps
+    assert [s for s in steps if any(word in s for word in unwanted)] == []
+
+
+# Counting
+
+
+actions = st.lists(
+    st.tuples(
+        st.sampled_from(["put", "reject", "change", "lease", "settle", "fail", "back", "withdraw",
+                         "retry", "late", "bury"]),
+        st.integers(0, 4),
+        st.sampled_from(sqlite.LANES),
+    ),
+    max_size=40,
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(actions)
+def test_counts_and_the_feed_are_right_whatever_happened(steps):
+    clock, held = Clock(), []
+    queue = SqliteQueue("sqlite:?attempts=3&fair=2", now=clock)
+    for number, (action, which, lane) in enumerate(steps):
+        act(queue, clock, held, action, str(which), lane, number)
+    rows = queue._db.execute("select lane, status, count(*) from task group by lane, status")
+    assert queue.count() == {(sqlite.LANES[lane], status): n for lane, status, n in rows}
+    words = Counter(r.series_uid for r in queue.results(0, 100))
+    assert set(words.values()) <= {1}
+    completed = {s.series.series_uid for s in queue.find_states("completed")}
+    assert completed <= {r.series_uid for r in queue.results(0, 100) if r.annotated}
+
+
+def act(queue, clock, held, action, uid, lane, number):
+    """Do one of the things that happen to a queue."""
+    if action in ("put", "reject", "change"):
+        reason = "4d" if action == "reject" else ""
+        print_ = str(number) if action == "change" else "a"
+        queue.put([new(uid, lane, reason=reason, fingerprint=print_)])
+    elif action == "lease" and (task := queue.lease("w", HOUR)):
+        held.append(task)
+    elif action in ("settle", "fail", "back") and held:
+        task = held.pop()
+        if action == "back":
+            queue.give_back(task)
+        else:
+            failed = Rejected(reason="4d", sentence="4 phases")
+            queue.settle(task, annotated(task.series) if action == "settle" else failed)
+    elif action == "withdraw":
+        queue.withdraw(uid)
+    elif action == "retry":
+        queue.retry("rejected")
+    elif action == "late":
+        clock.move(HOUR)
+    elif action == "bury":
+        queue.bury("w")
+
+
+# What a header may hold
+
+
+def test_a_hostile_header_does_not_stop_the_queue():
+    odd = {"KVP": math.nan, "Manufacturer": "\ud800'; drop table task --\x00", "Rows": 1e308}
+    series = ct("1.2")
+    queue = SqliteQueue("sqlite:")
+    object.__setattr__(series, "attributes", odd)
+    queue.put([NewTask(series=series, source="folder:///a")])
+    found = queue.lease("w", HOUR).series.attributes
+    assert math.isnan(found["KVP"])
+    assert (found["Manufacturer"], found["Rows"]) == (odd["Manufacturer"], 1e308)
+
+
+def test_results_take_a_fraction_of_their_json(file, raw):
+    with closing(SqliteQueue(f"sqlite://{file}")) as queue:
+        queue.put([new("1.2")])
+        settle_next(queue, annotated(ct("1.2"), structures=30))
+    stored = raw.execute("select length(document) from result").get
+    assert stored < len(sqlite.to_json(annotated(ct("1.2"), structures=30))) / 2
+
+
+# The file
+
+
+def test_the_file_is_its_owners_alone(file):
+    with closing(SqliteQueue(f"sqlite://{file}")) as queue:
+        queue.put([new("1.2")])
+        modes = {p.name: p.stat().st_mode & 0o777 for p in file.parent.iterdir()}
+    assert set(modes.values()) == {0o600}
+    assert "tomodex.db-wal" in modes
+
+
+def test_settling_survives_kill_and_putting_survives_a_power_cut(file):
+    queue = SqliteQueue(f"sqlite://{file}")
+    levels = []
+
+    def note_level(cursor, sql, facts):
+        if sql.strip().startswith(("insert into task", "update task set status")):
+            levels.append(synchronous())
+        return True
+
+    def synchronous() -> int:
+        queue._db.exec_trace = None
+        level = queue._db.pragma("synchronous")
+        queue._db.exec_trace = note_level
+        return level
+
+    queue._db.exec_trace = note_level
+    queue.put([new("1.2")])
+    settle_next(queue)
+    assert set(levels[:1]) == {2}
+    assert set(levels[1:]) == {1}
+    assert queue._db.pragma("journal_mode") == "wal"
+
+
+def test_a_put_that_fails_leaves_the_queue_usable(file):
+    queue = SqliteQueue(f"sqlite://{file}")
+    queue._db.execute(
+        "create temp trigger stop before insert on main.task when new.series_uid = '3'"
+        " begin select raise(abort, 'no'); end"
+    )
+    with pytest.raises(apsw.ConstraintError):
+        queue.put([new("1"), new("2"), new("3")])
+    assert queue.count() == {}
+    assert queue._db.pragma("synchronous") == 1
+    assert queue.put([new("1")]) == 1
+
+
+def test_an_sqlite_that_can_corrupt_the_file_is_refused(file, monkeypatch):
+    monkeypatch.setattr(apsw, "sqlite_lib_version", lambda: "3.51.2")
+    with pytest.raises(Misconfigured, match=r"needs 3\.51\.3"):
+        SqliteQueue(f"sqlite://{file}")
+    assert not file.exists()
+
+
+def test_a_newer_file_is_refused(file, raw):
+    SqliteQueue(f"sqlite://{file}").close()
+    raw.pragma("user_version", 99)
+    with pytest.raises(Misconfigured, match="version 99"):
+        SqliteQueue(f"sqlite://{file}")
+
+
+def test_an_older_file_is_brought_up_to_date_with_what_it_holds(file, raw, monkeypatch):
+    with closing(SqliteQueue(f"sqlite://{file}")) as queue:
+        queue.put([new("1.2")])
+    steps = (*sqlite_file.SCHEMA, "alter table task add column note text not null default 'x'")
+    monkeypatch.setattr(sqlite_file, "SCHEMA", steps)
+    with closing(SqliteQueue(f"sqlite://{file}")) as queue:
+        assert status_of(queue, "1.2") == "ready"
+    assert raw.execute("select note from task").get == "x"
+    assert raw.pragma("user_version") == 2
+
+
+def test_another_programs_file_is_left_alone(file, raw):
+    raw.execute("create table mine (a)")
+    with pytest.raises(Misconfigured, match="another program"):
+        SqliteQueue(f"sqlite://{file}")
+    assert raw.execute("select count(*) from sqlite_schema").get == 1
+
+
+def test_a_file_that_is_no_database_is_named(file):
+    file.write_bytes(b"not a database at all" * 1000)
+    with pytest.raises(Misconfigured, match="damaged or no SQLite file"):
+        SqliteQueue(f"sqlite://{file}")
+
+
+def test_a_damaged_page_is_named_and_not_waited_for(file):
+    with closing(SqliteQueue(f"sqlite://{file}")) as queue:
+        queue.put([new(str(n)) for n in range(2000)])
+    with file.open("r+b") as damaged:
+        damaged.seek(4096 * 2)
+        damaged.write(os.urandom(4096 * 40))
+    with closing(SqliteQueue(f"sqlite://{file}")) as queue, pytest.raises(Misconfigured):
+        queue.find_states("ready", limit=2000)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Misconfigured, match="cannot make"):
+        SqliteQueue(f"sqlite://{tmp_path}/file/tomodex.db")
+
+
+def test_a_queue_held_by_another_process_is_unavailable(file, raw):
+    queue = SqliteQueue(f"sqlite://{file}?busy_s=0.1")
+    raw.execute("begin immediate")
+    with pytest.raises(Unavailable, match="holds the queue"):
+        queue.put([new("1.2")])
+    raw.execute("rollback")
+    assert queue.put([new("1.2")]) == 1
+
+
+def test_a_full_disk_is_unavailable_and_stores_nothing(file):
+    queue = SqliteQueue(f"sqlite://{file}")
+    queue._db.pragma("max_page_count", queue._db.pragma("page_count") + 2)
+    with pytest.raises(Unavailable, match="disk is full"):
+        queue.put([new(str(n)) for n in range(500)])
+    assert queue.count() == {}
+
+
+@pytest.mark.parametrize(
+    "options", ["tries=3", "fair=x", "attempts=0", "fair=-1", "retry_s=nan", "busy_s=1e99"]
+)
+def test_an_option_that_makes_no_sense_is_refused(options):
+    with pytest.raises(Misconfigured):
+        SqliteQueue(f"sqlite:?{options}")
+
+
+# Several at once
+
+
+def test_a_consumer_has_one_deliverer_at_a_time(file):
+    one, other = SqliteQueue(f"sqlite://{file}"), SqliteQueue(f"sqlite://{file}?busy_s=0.1")
+    with one.claim("index"):
+        with other.claim("fhir"):
+            pass
+        with pytest.raises(Unavailable, match="delivering to index"), other.claim("index"):
+            pass
+    with other.claim("index"):
+        pass
+
+
+def test_a_queue_may_be_used_by_several_threads(file):
+    queue = SqliteQueue(f"sqlite://{file}")
+    queue.put([new(str(n)) for n in range(60)])
+    threads = [threading.Thread(target=work_off, args=(queue,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert queue.count() == {("on-demand", "completed"): 60}
+
+
+def work_off(queue: SqliteQueue) -> None:
+    while task := queue.lease("w", HOUR):
+        queue.extend(task, HOUR)
+        outcome = annotated(task.series) if random.random() < 1 else Failed(sentence="no")
+        queue.settle(task, outcome)
+
+
+def open_and_work_off(url: str) -> None:
+    with closing(SqliteQueue(url)) as queue:
+        queue.put([new(str(n)) for n in range(80)])
+        work_off(queue)
+
+
+def test_processes_may_open_a_new_file_and_work_on_it_at_once(file):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.test_queues_sqlite"])
+    workers = [
+        context.Process(target=open_and_work_off, args=(f"sqlite://{file}",)) for _ in range(6)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0] * 6
+    with closing(SqliteQueue(f"sqlite://{file}")) as queue:
+        assert queue.count() == {("on-demand", "completed"): 80}
+        assert queue.results(0, 100)[-1].sequence == 80
