@@ -386,6 +386,9 @@ def test_every_structure_of_total_has_a_german_synonym_that_is_not_its_english_n
         ("Lebersegment IV", "liver_segment_4"),
         ("eyeball left", "eye_left eyeball_left"),
         ("masseter", "masseter_left masseter_right"),
+        ("quadratus lumborum", "quadratus_lumborum_left quadratus_lumborum_right"),
+        ("inferior alveolar canal", "left_inferior_alveolar_canal right_inferior_alveolar_canal"),
+        ("temporalis", "temporalis_left temporalis_right"),
         ("left liver", ""),
         ("left abdomen", ""),
         ("left right kidney", ""),
@@ -446,6 +449,7 @@ def test_the_ancestors_of_a_structure_are_the_groups_that_find_it(terms):
         ("fma:7203", "kidney_left kidney_right"),
         ("FMA:7205", "kidney_left"),
         ("uberon:0002113", "kidney_left kidney_right"),
+        ("uberon:2113", "kidney_left kidney_right"),
         ("srt:T-62000", "liver"),
         ("sct:10200004", "liver"),
         ("sct:54735007", "sacrum"),
@@ -597,6 +601,7 @@ def test_completions_keep_to_the_limit_and_repeat_nothing(terms):
         ("RADLEX", "RID205", "left", "kidney_left"),
         ("RADLEX", "RID2471", "left", None),
         ("RADLEX", "RID1208", "", None),
+        ("RADLEX", "RID1231", "", "pulmonary_vein"),
         ("RADLEX", "RID7780", "left", "erector_spinae_left"),
         ("UBERON", "UBERON:0002113", "right", "kidney_right"),
         ("DCM", "125040", "", None),
@@ -639,10 +644,16 @@ def test_a_finding_is_found_by_its_kind_and_where_it_is(terms):
     assert cyst.name == "kidney_cyst_left"
     assert terms.find_code("SCT", "367643001", "right", region="18639004") is None
     assert terms.find_code("SCT", "367643001", "left", region="10200004") is None
-    assert terms.find_code("SRT", "M-3340A", "left", region="T-71000") in (
-        None,
-        terms.structures["kidney_cyst_left"],
-    )
+    assert terms.find_code("SCT", "367643001", region="64033007") is None
+    pulp = terms.find_code("SCT", "26671000", region="866006002")
+    assert pulp is not None
+    assert pulp.name == "lower_left_first_molar_pulp_fdi136"
+
+
+def test_an_old_code_may_say_the_region_too(terms):
+    cysts = [srt for srt, sct in terms.srt.items() if sct == "367643001"]
+    found = terms.find_code("SRT", cysts[0], "right", region="T-71000")
+    assert found is terms.structures["kidney_cyst_right"]
 
 
 def test_the_codes_that_totalsegmentator_writes_are_understood(terms):
