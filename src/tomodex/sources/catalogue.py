@@ -245,12 +245,11 @@ class Catalogue:
         return True
 
     def keep_below(self, folder: bytes) -> None:
-        """Let everything in and below a folder stay, which cannot be listed now."""
+        """Let everything in and below a folder that cannot be listed now stay."""
         sql = """insert or ignore into seen select file.id from file
                  join folder on folder.id = file.folder
-                 where folder.path = ?1 or substr(folder.path, 1, length(?1) + 1) = ?1 || x'2f'
-                    or ?1 = x''"""
-        self._db.execute(sql, (folder,))
+                 where path = ?1 or substr(path, 1, length(?2)) = ?2"""
+        self._db.execute(sql, (folder, folder + b"/"))
 
     def remember(self, read: Iterable[tuple[File, Iterable[Found | Skipped]]]) -> None:
         """Take in files that were read, in one transaction."""
