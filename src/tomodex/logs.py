@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import orjson
 
@@ -20,7 +20,7 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
-            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat("T", "seconds"),
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat("T", "seconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "event": record.getMessage(),

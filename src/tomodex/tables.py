@@ -1,0 +1,134 @@
+"""What a person sees in the terminal: answers as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.table import Table
+
+from tomodex.annotation import AnnotatedSeries, Annotation
+from tomodex.search import Hit, Page
+from tomodex.selection import Check
+
+#: Attributes that a table of hits shows, when any of its rows has them.
+SHOWN = ("StudyDate", "PatientAge", "PatientSex", "SliceThickness", "Manufacturer")
+
+
+def counts_line(page: Page) -> str:
+    """The answer in one line: patients, studies, series."""
+    return (
+        f"{_many(page.patients, 'patient')} · {_many(page.studies, 'study', 'studies')} · "
+        f"{_many(page.series, 'series', 'series')}"
+    )
+
+
+def hits_table(hits: Sequence[Hit]) -> Table:
+    """One row for each series that was found."""
+    shown = [keyword for keyword in SHOWN if any(keyword in hit.attributes for hit in hits)]
+    table = _table("SeriesInstanceUID", *shown, "structures")
+    for hit in hits:
+        values = [_value(hit.attributes.get(keyword, "")) for keyword in shown]
+        table.add_row(hit.series_uid, *values, str(hit.structure_count))
+    return table
+
+
+def annotations_table(annotations: Sequence[Annotation]) -> Table:
+    """One row for each structure of a series, largest first."""
+    table = _table("structure", "SNOMED CT", "ml", "HU", "from foot to head, mm", "whole?")
+    for annotation in annotations:
+        found = annotation.measurement
+        snomed = next((c.code for c in annotation.codings if "snomed" in c.system), "")
+        table.add_row(
+            annotation.structure,
+            snomed,
+            f"{found.volume_ml:,.1f}",
+            f"{found.mean_hu:.0f} ± {found.sd_hu:.0f}",
+            f"{found.box_min_mm[2]:.0f} .. {found.box_max_mm[2]:.0f}",
+            "whole" if found.complete else f"cut {', '.join(found.cut)}",
+        )
+    return table
+
+
+def facts_table(annotated: AnnotatedSeries) -> Table:
+    """What a series is and how its result came about."""
+    image, made = annotated.image, annotated.provenance
+    table = _table("", "")
+    rows: dict[str, object] = {
+        "StudyInstanceUID": annotated.series.study_uid,
+        **annotated.series.attributes,
+        "voxels": " x ".join(map(str, image.shape)) + " (slices, rows, columns)",
+        "spacing": " x ".join(f"{mm:.4g}" for mm in image.spacing_mm) + " mm",
+        "orientation": f"{image.plane}, {image.oblique_deg:.1f}° oblique, tilt {image.tilt_deg:.1f}°",
+        "corrected": ", ".join(image.corrected) or "nothing",
+        "left out": _counted(image.left_out) or "nothing",
+        "segmented by": _algorithm(annotated),
+        "not named": ", ".join(annotated.unmapped) or "nothing",
+        "terminology": made.terminology,
+        "software": ", ".join(f"{name} {version}" for name, version in made.software.items()),
+        "source": made.source,
+        "configuration": made.configuration,
+        "finished": made.finished,
+        "seconds": _counted(made.stage_seconds),
+    }
+    for name, value in rows.items():
+        table.add_row(name, _value(value))
+    return table
+
+
+def checks_table(checks: Iterable[Check]) -> Table:
+    """Every selection rule, what it found and what it says."""
+    table = _table("rule", "found", "verdict", "because")
+    for check in checks:
+        table.add_row(check.rule, check.found, check.verdict, check.sentence)
+    return table
+
+
+def counted_table(title: str, counts: Mapping[str, int]) -> Table:
+    """Values and how often each occurs, most frequent first."""
+    table = _table(title, "series")
+    for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        table.add_row(name, f"{count:,}")
+    return table
+
+
+def lanes_table(counts: Mapping[tuple[str, str], int]) -> Table:
+    """How many tasks are in each lane and status."""
+    statuses = ("ready", "in-progress", "completed", "rejected", "failed")
+    table = _table("lane", *statuses)
+    for lane in dict.fromkeys(lane for lane, _ in counts):
+        table.add_row(lane, *(f"{counts.get((lane, status), 0):,}" for status in statuses))
+    return table
+
+
+def rows_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """Any rows under headings."""
+    table = _table(*headings)
+    for row in rows:
+        table.add_row(*(_value(cell) for cell in row))
+    return table
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _algorithm(annotated: AnnotatedSeries) -> str:
+    algorithm = annotated.provenance.algorithm
+    if algorithm is None:
+        return "nobody yet: findable by its DICOM attributes"
+    return " ".join(filter(None, (algorithm.name, algorithm.version, algorithm.model)))
+
+
+def _counted(counts: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {_value(count)}" for name, count in counts.items())
+
+
+def _many(count: int, one: str, many: str = "") -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def _value(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
