@@ -145,7 +145,7 @@ def test_fairness_counts_the_leases_of_all_processes(file):
 
 
 STATEMENTS = {
-    "due": (sqlite.ANYTHING_DUE, {"now": 1}),
+    "waiting": (sqlite.WAITING, {"now": 1}),
     "wake": (sqlite.WAKE, {"now": 1, "sweep": 9}),
     "take back": (sqlite.TAKE_BACK, {"now": 1, "sweep": 9, "attempts": 5}),
     "most urgent": (sqlite.MOST_URGENT, {}),

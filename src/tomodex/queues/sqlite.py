@@ -92,9 +92,9 @@ where series_uid = :series_uid and configuration = :configuration
 # Which index to use is said in each statement: the planner, which knows nothing of how many tasks
 # are in which status, would sort all that wait.
 
-ANYTHING_DUE = """
-select exists (select 1 from task indexed by task_waiting where status = 'ready' and due_ms = 0)
-    or exists (select 1 from task indexed by task_due
+WAITING = """
+select exists (select 1 from task indexed by task_waiting where status = 'ready' and due_ms = 0),
+       exists (select 1 from task indexed by task_due
                where status in ('ready', 'in-progress') and due_ms > 0 and due_ms <= :now)
 """
 
@@ -276,10 +276,13 @@ class SqliteQueue:
 
     def lease(self, worker: str, lease: timedelta) -> Task | None:
         now = self._now_ms()
-        if not self._anything_due(now):
+        # Looked up without the write lock: idle workers do not hold up busy ones.
+        ((waiting, overdue),) = self._read(WAITING, {"now": now})
+        if not (waiting or overdue):
             return None
         with self._writing() as db:
-            self._sweep(db, now)
+            if overdue:
+                self._sweep(db, now)
             token: int = db.execute(COUNT_LEASE).get
             number = db.execute(self._order(token)).get
             if number is None:
@@ -287,11 +290,6 @@ class SqliteQueue:
             taken = {"id": number, "token": token, "worker": worker, "until": now + _ms(lease)}
             (row,) = db.execute(TAKE, {**taken, "now": now}).fetchall()
         return _task(row)
-
-    def _anything_due(self, now: int) -> bool:
-        """A look without the write lock, so that idle workers do not hold up busy ones."""
-        ((due,),) = self._read(ANYTHING_DUE, {"now": now})
-        return bool(due)
 
     def _sweep(self, db: apsw.Connection, now: int) -> None:
         """Make ready what has waited long enough or was held too long; give up some of it."""
@@ -530,7 +528,7 @@ def _series_adapter() -> TypeAdapter[Series]:
 def _series_json(series: Series) -> str:
     # The standard library's, as a header can hold a NaN or half a character, and both are JSON
     # to it: what cannot be indexed is to end as a failed task, not to stop discovery.
-    return json.dumps(asdict(series))
+    return json.dumps({f.name: getattr(series, f.name) for f in fields(series)}, default=dict)
 
 
 def _series(text: str) -> Series:
@@ -538,7 +536,8 @@ def _series(text: str) -> Series:
 
 
 def _pack(annotated: AnnotatedSeries) -> bytes:
-    # Level 1 halves the time of level 6 and costs a tenth more room (bench/queue.py).
+    # Measured on 30 structures, 14.6 kB of JSON: level 1 leaves 2.6 kB in 0.15 ms, level 6 2.2 kB
+    # in 0.35 ms.
     return zlib.compress(to_json(annotated), level=1)
 
 
