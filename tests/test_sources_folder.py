@@ -10,6 +10,7 @@ import stat
 import tracemalloc
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
@@ -18,7 +19,7 @@ from pydicom.uid import MediaStorageDirectoryStorage, SegmentationStorage
 from tests.contracts.source import SourceContract, by_uid
 from tests.test_instance import as_bytes, ct_slice, item
 from tomodex.errors import Unavailable
-from tomodex.instance import Instance
+from tomodex.instance import Instance, read_instance
 from tomodex.sources import folder as folder_module
 from tomodex.sources import open_source
 from tomodex.sources.folder import FolderSource
@@ -155,14 +156,15 @@ def test_a_segmentation_finds_its_series_by_images(tmp_path: Path) -> None:
 # --- what changes -------------------------------------------------------------------------------
 
 
-def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The files whose headers are read from now on."""
+def count_reads(monkeypatch: pytest.MonkeyPatch, at_most: int = 1_000) -> list[Path]:
+    """The files whose headers are read from now on; after `at_most`, somebody presses Ctrl-C."""
     read: list[Path] = []
-    original = folder_module.read_instance
 
-    def counted(path: Path, *rest: object) -> Instance | None:
+    def counted(path: Path, *rest: Any) -> Instance | None:
+        if len(read) == at_most:
+            raise KeyboardInterrupt
         read.append(path)
-        return original(path, *rest)  # type: ignore[arg-type]
+        return read_instance(path, *rest)
 
     monkeypatch.setattr(folder_module, "read_instance", counted)
     return read
@@ -246,6 +248,24 @@ def test_what_the_walk_could_not_list_is_not_forgotten(
     monkeypatch.undo()
     fingerprints(source)
     assert source.skipped() == {}
+
+
+def test_an_interrupted_listing_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_archive(tmp_path / "archive")
+    expected = fingerprints(open_folder(tmp_path))
+    shutil.rmtree(tmp_path / "state")
+    monkeypatch.setattr(folder_module, "TRANSACTION", 4)
+    broken = count_reads(monkeypatch, at_most=6)
+    with pytest.raises(KeyboardInterrupt):
+        list(open_folder(tmp_path).find())
+    monkeypatch.undo()
+    monkeypatch.setattr(folder_module.FolderSource, "_description", lambda *_: "")
+    read = count_reads(monkeypatch)
+    assert fingerprints(open_folder(tmp_path)) == expected
+    assert len(broken) == 6
+    assert len(read) == 9 - 4
 
 
 def test_other_settings_are_read_anew(tmp_path: Path) -> None:

@@ -27,8 +27,11 @@ from tomodex.sources import Progress
 from tomodex.sources.archive import extract, is_archive, members, reading
 from tomodex.sources.catalogue import Catalogue, File, Found, Place, Remembered, Skipped, pack
 
-#: Files that are read at once by one process, and remembered in one transaction.
+#: Files that a process reads before it hands over what it found.
 BATCH = 64
+
+#: Files that are remembered in one transaction: what an interruption may cost.
+TRANSACTION = 512
 
 #: Starting processes takes about as long as reading this many files (0.2 ms each, measured).
 WORTH_PROCESSES = 2_000
@@ -102,7 +105,7 @@ class FolderSource:
         looked = _Counter(progress)
         changed = self._changed(looked)
         read = _read_all(changed, partial(_read, os.fsencode(self._root), self._free_text))
-        while batch := list(islice(read, BATCH * 8)):
+        while batch := list(islice(read, TRANSACTION)):
             self._catalogue.remember(batch)
         self._catalogue.end()
         progress(looked.count, looked.count)
