@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -225,6 +226,7 @@ def test_a_thin_stack_cannot_hide_a_missing_slice_in_its_rounding():
         ([0, 4, 8, 12, 19, 26, 33], "uneven_spacing"),
         ([0, 4, 8, 12, 13, 17, 21, 29], "uneven_spacing"),
         ([0, 5, 10, 16.5, 21.5], "uneven_spacing"),
+        ([0, 4, 8, 8.5, 12.5, 16.5], "uneven_spacing"),
         ([0, 5, 5, 10], "repeated_position"),
         ([0, 5, 5.005, 10], "repeated_position"),
         ([3, 3, 3, 3], "repeated_position"),
@@ -353,3 +355,9 @@ def test_an_instance_without_rows_is_no_geometry():
 def test_an_instance_without_pixels_is_refused():
     one, *others = stack([0, 2, 4])
     assert refusal([replace(one, has_pixels=False), *others]).reason == "no_pixels"
+
+
+def test_every_tolerance_is_documented_with_its_default():
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "volumes.md").read_text()
+    rows = [f"| `{field.name}` | {field.default:g} |" for field in fields(Tolerances)]
+    assert [row for row in rows if row not in page] == []

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import random
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, fragment_frame, itemize_fragment
 from pydicom.sequence import Sequence as Items
 
+import tomodex.pixels
 from tests.phantoms import (
     ENCODERS,
     NATIVE,
@@ -216,6 +219,17 @@ def test_a_file_that_ends_early_is_refused(tmp_path, syntax, lost):
     assert refusal(instance).reason in {"truncated", "unreadable", "no_pixels"}
 
 
+def test_a_fragment_longer_than_its_file_is_truncated(tmp_path):
+    instance = written(tmp_path, ct_dataset(soft_tissue(), transfer_syntax=RLE))
+    path = Path(instance.path)
+    path.write_bytes(path.read_bytes()[:-300])
+    refused = refusal(instance)
+    assert (refused.reason, refused.sentence) == (
+        "truncated",
+        "the file ends 292 bytes too early",  # 8 of the 300 were the delimiter behind it
+    )
+
+
 @pytest.mark.parametrize("syntax", [JPEG_LOSSLESS, JPEG12, JPEG_LS, J2K, HTJ2K])
 def test_a_compressed_frame_that_ends_early_is_refused(tmp_path, syntax):
     """Codecs fill up with grey, or with what was in memory."""
@@ -290,6 +304,28 @@ def test_a_deflated_file_may_not_grow_without_end(tmp_path):
     assert "grows beyond" in refusal(replace(honest, path=str(path))).sentence
 
 
+def test_memory_is_not_asked_for_what_an_element_claims(tmp_path):
+    ds = enhanced_ct_dataset(
+        np.stack([soft_tissue()] * 2),
+        positions_mm=[(0, 0, 0), (0, 0, 1)],
+        rescales=[(1, 0)] * 2,
+    )
+    instance = written(tmp_path, ds)
+    path = Path(instance.path)
+    high_bit = b"\x28\0\x02\x01US\x02\0"
+    two_gigabytes = b"\x28\0\x02\x01OB\0\0\xf0\xff\xff\x7f"
+    assert path.read_bytes().count(high_bit) == 1
+    path.write_bytes(path.read_bytes().replace(high_bit, two_gigabytes))
+    tracemalloc.start()
+    try:
+        refused = refusal(instance)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert refused.reason in {"unreadable", "no_pixels"}
+    assert peak < 2**20
+
+
 @pytest.mark.parametrize("syntax", [*NATIVE, *ENCODERS])
 def test_damage_anywhere_gives_pixels_or_a_reason(tmp_path, syntax):
     stored, bits = plain(syntax)
@@ -341,6 +377,21 @@ def test_a_header_without_pixels_is_refused(tmp_path):
     assert refusal(replace(instance, has_pixels=True)).reason == "no_pixels"
 
 
+def test_pixels_of_floating_point_are_none(tmp_path):
+    ds = ct_dataset(soft_tissue())
+    del ds.PixelData
+    ds.FloatPixelData = soft_tissue().astype("<f4").tobytes()
+    instance = written(tmp_path, ds)
+    assert refusal(replace(instance, has_pixels=True)).reason == "no_pixels"
+
+
+def test_bytes_in_big_endian_are_ambiguous(tmp_path):
+    """Two to a word, swapped or not depending on who wrote them."""
+    stored = (soft_tissue() // 16).astype("u1")
+    ds = ct_dataset(stored, transfer_syntax=BIG_ENDIAN, bits=8)
+    assert refusal(written(tmp_path, ds)).reason == "unreadable"
+
+
 def test_pixels_in_an_icon_are_not_the_image(tmp_path):
     ds = ct_dataset(soft_tissue())
     ds.IconImageSequence = Items([ct_dataset(soft_tissue(8, 9))])
@@ -362,3 +413,19 @@ def test_a_file_that_is_gone_may_come_back(tmp_path):
     with pytest.raises(Unavailable):
         find_pixels(instance)
     assert np.array_equal(values(pixels), soft_tissue())
+
+
+def test_every_transfer_syntax_is_documented():
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "volumes.md").read_text()
+    assert [uid for uid in sorted(TRANSFER_SYNTAXES) if f"`{uid}`" not in page] == []
+
+
+def test_a_disk_that_fails_may_work_again(tmp_path, monkeypatch):
+    instance = written(tmp_path, ct_dataset(soft_tissue()))
+
+    def fail(*_, **__):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(tomodex.pixels, "read_partial", fail)
+    with pytest.raises(Unavailable, match="Input/output error"):
+        find_pixels(instance)

@@ -174,6 +174,15 @@ def test_bits_above_the_stored_ones_are_overlays_not_hu(tmp_path):
     assert hu_of(tmp_path, [0xF000, 0x8400, 0x0400], bits=12) == [-1024, 0, 0]
 
 
+def test_bits_at_the_top_of_their_words_are_the_stored_ones(tmp_path):
+    datasets = classic(stored_values() << 4)
+    for ds in datasets:
+        ds.HighBit = 15
+    assert np.array_equal(
+        load(written(tmp_path, datasets)).voxels, stored_values().astype(int) - 1024
+    )
+
+
 def test_padding_is_rescaled_like_everything_else(tmp_path):
     datasets = classic(np.full((2, 3, 4), -2000, "<i2"), bits=16)
     for ds in datasets:
