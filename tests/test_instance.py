@@ -17,6 +17,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     EnhancedCTImageStorage,
@@ -30,7 +31,7 @@ from tomodex.errors import Unavailable, Unsuitable
 from tomodex.header import DICTIONARY, MAX_HEADER
 from tomodex.instance import Instance, read_instance, read_instance_from
 
-SYNTAXES = (
+SYNTAXES: tuple[str, ...] = (
     ImplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -66,7 +67,7 @@ def ct_slice(**elements: object) -> Dataset:
 
 def as_bytes(ds: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
     """The dataset as a DICOM file."""
-    ds.file_meta.TransferSyntaxUID = syntax
+    ds.file_meta.TransferSyntaxUID = UID(syntax)
     written = io.BytesIO()
     ds.save_as(written, enforce_file_format=True)
     return written.getvalue()
@@ -266,6 +267,15 @@ def test_rows_that_are_two_numbers_are_none() -> None:
     instance = read(data.replace(one, two))
     assert instance is not None
     assert (instance.rows, instance.columns) == (0, 2)
+
+
+@pytest.mark.parametrize("number", [b"99999999999999999999", b"1e300               "])
+def test_whole_numbers_too_large_for_dicom_are_none(number: bytes) -> None:
+    data = as_bytes(ct_slice())
+    start = data.index(struct.pack("<HH2s", 0x0020, 0x0032, b"DS"))
+    instance = read(data[:start] + element(0x00200012, b"IS", number) + data[start:])
+    assert instance is not None
+    assert instance.acquisition_number is None
 
 
 def test_several_values_are_joined_as_dicom_does() -> None:
@@ -490,6 +500,20 @@ def test_a_segmentation_that_names_no_series_names_its_images() -> None:
     assert (instance.references, instance.referenced_sop_uids) == ((), ("1.7.0", "1.7.1"))
 
 
+def test_a_sequence_of_unknown_representation_is_read_as_implicit() -> None:
+    """PS3.5 6.2.2: UN of undefined length is written in implicit VR, whatever is around it."""
+    inner = struct.pack("<HHI", 0x0020, 0x000E, 4) + b"1.9\0"
+    # An implicit length whose two low bytes would be taken for a VR.
+    inner += struct.pack("<HHI", 0x0021, 0x1010, 0x4853) + bytes(0x4853)
+    undefined = 0xFFFFFFFF
+    group = struct.pack("<HHI", 0xFFFE, 0xE000, undefined) + inner
+    group += struct.pack("<HHIHHI", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0)
+    head = START + element(0x00080060, b"CS", b"PR")
+    instance = read(head + element(0x00081115, b"UN", group, undefined) + ROWS)
+    assert instance is not None
+    assert (instance.references, instance.rows) == (("1.9",), 3)
+
+
 def test_a_structure_set_names_its_series() -> None:
     ds = ct_slice(Modality="RTSTRUCT")
     series = item(SeriesInstanceUID="1.9")
@@ -498,6 +522,10 @@ def test_a_structure_set_names_its_series() -> None:
     instance = read(ds)
     assert instance is not None
     assert instance.references == ("1.9",)
+
+
+START = bytes(128) + b"DICM" + element(0x00020010, b"UI", b"1.2.840.10008.1.2.1\0")
+ROWS = element(0x00280010, b"US", b"\3\0")
 
 
 # --- what is no DICOM ---------------------------------------------------------------------------
@@ -538,8 +566,6 @@ def test_a_file_that_cannot_be_opened_is_unavailable(tmp_path: Path) -> None:
 
 
 # --- what is hostile ----------------------------------------------------------------------------
-
-START = bytes(128) + b"DICM" + element(0x00020010, b"UI", b"1.2.840.10008.1.2.1\0")
 
 
 def test_a_file_that_says_nothing_of_itself_is_unreadable() -> None:

@@ -108,11 +108,12 @@ def test_series_attributes_are_those_of_most_instances(tmp_path: Path) -> None:
 
 def test_series_without_uid_are_told_apart_by_folder_and_keep_their_uid(tmp_path: Path) -> None:
     root, moved = tmp_path / "archive", tmp_path / "elsewhere" / "archive"
-    for folder in ("a", "b"):
+    for folder, study in (("a", ""), ("b", ""), ("c", "1.2"), ("d", "1.2")):
         for k in range(3):
-            write(root / folder / f"{k}.dcm", slice_of("", k, StudyInstanceUID=""))
+            write(root / folder / f"{k}.dcm", slice_of("", k, StudyInstanceUID=study))
     first = by_uid(open_folder(tmp_path))
-    assert [listing.series.instance_count for listing in first.values()] == [3, 3]
+    assert [listing.series.instance_count for listing in first.values()] == [3, 3, 3, 3]
+    assert len({listing.series.study_uid for listing in first.values()}) == 3
     assert all(uid.startswith("2.25.") and len(uid) <= 64 for uid in first)
     shutil.move(root, moved)
     assert set(by_uid(open_folder(tmp_path / "elsewhere"))) == set(first)

@@ -348,9 +348,11 @@ class Elements:
         return numbers[0] if numbers else None
 
     def integer(self, keyword: str) -> int | None:
-        """The value of an element that must have exactly one, and a whole one."""
+        """The value of an element that must have exactly one, a whole one of 32 bits at most."""
         numbers = self.numbers(keyword)
-        return int(numbers[0]) if len(numbers) == 1 and numbers[0] % 1 == 0 else None
+        if len(numbers) != 1 or numbers[0] % 1 != 0 or abs(numbers[0]) > 0xFFFFFFFF:
+            return None
+        return int(numbers[0])
 
     def words(self, keyword: str, *, signed: bool) -> tuple[int, ...]:
         """16-bit values of an element that is US or SS, as PixelRepresentation says."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import stat
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path, PurePosixPath
 
 from tomodex.errors import Unavailable, Unsuitable
@@ -263,7 +265,7 @@ def _read_in_processes(
     """The same with processes: Python reads headers on one core only, whatever its threads."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # Not forked: the caller may have threads, whose locks would stay closed in a copy.
-    pool = ProcessPoolExecutor(cores, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(cores, get_context("spawn"), initializer=_follow_parent)
     running: deque[Future[list[_Read]]] = deque()
     try:
         for batch in _batches(first, rest):
@@ -276,6 +278,19 @@ def _read_in_processes(
         raise Unavailable("a process that reads headers died; list the folder again") from died
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    """Let the parent answer Ctrl-C, and end when it ends, even by kill -9."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _batches(first: Iterable[File], rest: Iterator[File]) -> Iterator[list[File]]:
