@@ -1,0 +1,353 @@
+"""Takes tasks off the queue one at a time, has each annotated, and settles it.
+
+A worker may be killed at any moment: what it held is given to another when its lease runs out. One
+that is asked to end (SIGTERM, Ctrl-C) gives its task back at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from traceback import walk_tb
+from types import FrameType
+
+from tomodex.annotation import AnnotatedSeries
+from tomodex.errors import Misconfigured, TomodexError, Unavailable, Unsuitable
+from tomodex.queues import Failed, Outcome, Queue, Rejected, Retry, Status, Task
+
+log = logging.getLogger(__name__)
+
+#: Short, as it is how long the task of a dead machine waits; a live worker renews it in time.
+LEASE = timedelta(minutes=5)
+
+#: Between two looks at a queue that had nothing to do.
+IDLE_S = 1.0
+
+#: The longest pause of a worker while nothing outside answers.
+LONGEST_PAUSE_S = 60.0
+
+#: How many places of the code a failed task names, the innermost first.
+PLACES = 3
+
+#: How often workers are looked after.
+POLL_S = 0.2
+
+#: A worker that ends so often in a row without having held a task will not do better.
+FALSE_STARTS = 3
+
+#: How long a worker may take to finish its task, and then to give it back, before it is killed.
+FINISH_S = 30.0
+GIVE_BACK_S = 10.0
+
+Annotate = Callable[[Task], AnnotatedSeries]
+Stop = Callable[[], bool]
+
+
+class Leave(SystemExit):
+    """This process was asked to end; a library that ends it by itself is a bug instead."""
+
+
+def work(
+    queue: Queue,
+    annotate: Annotate,
+    *,
+    worker: str,
+    stop: Stop,
+    lease: timedelta = LEASE,
+    idle_s: float = IDLE_S,
+) -> None:
+    """Settle one task after another until `stop` says so, which is asked between two.
+
+    While the archive or the queue does not answer, the pauses between tasks grow, so that an
+    outage does not use up the attempts of everything that waits.
+    """
+    unanswered = 0
+    while not stop():
+        try:
+            outcome = work_once(queue, annotate, worker, lease)
+        except Unavailable as unavailable:
+            log.warning("unavailable", extra={"worker": worker, "sentence": str(unavailable)})
+            outcome = Retry(sentence=str(unavailable))
+        unanswered = unanswered + 1 if isinstance(outcome, Retry) else 0
+        if unanswered:
+            _rest(min(2.0 ** (unanswered - 1), LONGEST_PAUSE_S), stop)
+        elif outcome is None:
+            _rest(idle_s, stop)
+
+
+def work_once(
+    queue: Queue, annotate: Annotate, worker: str, lease: timedelta = LEASE
+) -> Outcome | None:
+    """Settle one task; None if there was none to take.
+
+    Raises:
+        Unavailable: the queue did not answer; the task will be done again.
+    """
+    task = queue.lease(worker, lease)
+    if task is None:
+        return None
+    started = time.monotonic()
+    try:
+        with _held(queue, task, lease):
+            outcome, ours = _settle(queue, task, outcome_of(annotate, task))
+    except (KeyboardInterrupt, Leave):
+        queue.give_back(task)
+        log.info("ready", extra=_facts(task, worker, started))
+        raise
+    event = _status(queue, task, outcome) if ours else "lost"
+    log.log(_level(event), event, extra=_facts(task, worker, started) | _details(outcome))
+    return outcome
+
+
+def outcome_of(annotate: Annotate, task: Task) -> Outcome:
+    """What comes of a task, whatever its series does to us."""
+    try:
+        return annotate(task)
+    except Unsuitable as unsuitable:
+        return Rejected(reason=unsuitable.reason, sentence=unsuitable.sentence)
+    except Unavailable as unavailable:
+        return Retry(sentence=str(unavailable))
+    except Leave:
+        raise
+    except (Exception, SystemExit) as bug:  # noqa: BLE001 - one bad series must not stop the worker
+        return Failed(reason=type(bug).__name__, sentence=describe(bug))
+
+
+def describe(error: BaseException) -> str:
+    """What went wrong and where, without what a header may hold.
+
+    Only our own errors are quoted: pydicom's, say, repeat the value that they could not read.
+    """
+    said = f": {error}" if isinstance(error, TomodexError) else ""
+    frames = [(frame.f_code, line) for frame, line in walk_tb(error.__traceback__)]
+    places = [f"{Path(c.co_filename).name}:{line} {c.co_name}" for c, line in frames[-PLACES:]]
+    return f"{type(error).__name__}{said} at {' < '.join(reversed(places))}"
+
+
+def nothing_left(queue: Queue) -> bool:
+    """Nothing waits, is put off or is in some worker's hands."""
+    return not any(status in ("ready", "in-progress") for _, status in queue.count())
+
+
+def _settle(queue: Queue, task: Task, outcome: Outcome) -> tuple[Outcome, bool]:
+    """The outcome as it was stored, and whether the task was still ours."""
+    try:
+        return outcome, queue.settle(task, outcome)
+    except ValueError as unwritable:  # such as a NaN, which JSON cannot say
+        failed = Failed(reason=type(unwritable).__name__, sentence=describe(unwritable))
+        return failed, queue.settle(task, failed)
+
+
+@contextmanager
+def _held(queue: Queue, task: Task, lease: timedelta) -> Iterator[None]:
+    """Keep a task ours for as long as the work on it takes."""
+    done = threading.Event()
+    beat = threading.Thread(target=_beat, args=(queue, task, lease, done), daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        done.set()
+        beat.join()
+
+
+def _beat(queue: Queue, task: Task, lease: timedelta, done: threading.Event) -> None:
+    """Renew the lease three times in its length, until the work is done or the task is lost."""
+    while not done.wait(lease.total_seconds() / 3):
+        try:
+            if not queue.extend(task, lease):
+                return
+        except TomodexError as error:  # the next beat may come in time yet
+            uid = task.series.series_uid
+            log.warning("not renewed", extra={"series_uid": uid, "sentence": str(error)})
+
+
+def _status(queue: Queue, task: Task, outcome: Outcome) -> Status:
+    match outcome:
+        case AnnotatedSeries():
+            return "completed"
+        case Rejected():
+            return "rejected"
+        case Failed():
+            return "failed"
+    # How many attempts are enough is the queue's to say.
+    states = queue.states(task.series.series_uid)
+    return next((s.status for s in states if s.configuration == task.configuration), "ready")
+
+
+def _level(event: str) -> int:
+    if event == "failed":
+        return logging.ERROR
+    return logging.INFO if event in ("completed", "rejected") else logging.WARNING
+
+
+def _facts(task: Task, worker: str, started: float) -> dict[str, object]:
+    return {
+        "series_uid": task.series.series_uid,
+        "configuration": task.configuration,
+        "lane": task.lane,
+        "attempt": task.attempt,
+        "worker": worker,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def _details(outcome: Outcome) -> dict[str, object]:
+    match outcome:
+        case AnnotatedSeries(annotations=annotations):
+            return {"structures": len(annotations)}
+        case Rejected(reason=reason, sentence=sentence) | Failed(reason=reason, sentence=sentence):
+            return {"reason": reason, "sentence": sentence}
+    return {"sentence": outcome.sentence}
+
+
+def _rest(seconds: float, stop: Stop) -> None:
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0 and not stop():
+        time.sleep(min(left, POLL_S))
+
+
+# Several of them, each in a process of its own
+
+
+@dataclass(slots=True)
+class _Place:
+    """One of the places that a worker has; who holds it changes when one dies."""
+
+    name: str = ""
+    process: SpawnProcess | None = None
+    stop: Connection | None = None  #: the worker ends when this is closed, by us or by our death
+    starts: int = 0
+    false_starts: int = 0
+    not_before: float = field(default_factory=time.monotonic)
+
+
+def run_workers(
+    count: int,
+    main: Callable[[str, Stop], None],
+    *,
+    bury: Callable[[str], int],
+    finished: Stop,
+    progress: Callable[[], None],
+) -> None:
+    """Keep so many workers at work until `finished`, then let them end.
+
+    Args:
+        count: of worker processes.
+        main: opens what it needs and works until its second argument says stop; its first is the
+            name of the worker. It is run in a new process, so it has to be picklable, and what it
+            logs to has to be set up by itself.
+        bury: `Queue.bury`, so that nobody waits for the lease of a worker that was seen to die.
+        finished: asked some times a second; workers that all have returned are enough too.
+        progress: called as often.
+
+    Raises:
+        Misconfigured: workers end again and again before they take any task.
+    """
+    places = [_Place() for _ in range(count)]
+    patience_s = 0.0
+    try:
+        while not finished() and _keep_alive(places, main, bury):
+            progress()
+            time.sleep(POLL_S)
+        patience_s = FINISH_S
+    finally:
+        _end(places, patience_s, bury)
+    progress()
+
+
+def leave_on_sigterm() -> None:
+    """Make SIGTERM end this process as Ctrl-C does, so that a worker gives back its task."""
+    signal.signal(signal.SIGTERM, _leave)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise Leave(128 + number)
+
+
+def _keep_alive(
+    places: Sequence[_Place], main: Callable[[str, Stop], None], bury: Callable[[str], int]
+) -> bool:
+    """Start who is not there yet and who has died; False if all have come to their end."""
+    for number, place in enumerate(places):
+        if place.process is not None and place.process.exitcode:
+            _mourn(place, bury)
+        if place.process is None and time.monotonic() >= place.not_before:
+            _start(place, f"{socket.gethostname()}-{os.getpid()}-{number}.{place.starts}", main)
+    return any(place.process is None or place.process.exitcode != 0 for place in places)
+
+
+def _mourn(place: _Place, bury: Callable[[str], int]) -> None:
+    """Give back what a dead worker held and free its place.
+
+    A series that kills its workers is given up by the queue. A worker that dies without one
+    could be started for ever, so that is counted here.
+    """
+    code = place.process.exitcode if place.process else None
+    held = bury(place.name)
+    log.error("worker died", extra={"worker": place.name, "exit_code": code, "held": held})
+    place.false_starts = 0 if held else place.false_starts + 1
+    if place.false_starts > FALSE_STARTS:
+        raise Misconfigured(
+            f"workers end before they take a task, the last with exit code {code}; the log says why"
+        )
+    place.process = None
+    place.not_before = time.monotonic() + place.false_starts
+
+
+def _start(place: _Place, name: str, main: Callable[[str, Stop], None]) -> None:
+    # Not forked: threads, SQLite files and GPUs do not survive that.
+    context = multiprocessing.get_context("spawn")
+    heard, place.stop = context.Pipe(duplex=False)
+    place.name, place.starts = name, place.starts + 1
+    place.process = context.Process(target=_be_worker, args=(main, name, heard), name=name)
+    place.process.start()
+    heard.close()
+
+
+def _be_worker(main: Callable[[str, Stop], None], name: str, heard: Connection) -> None:
+    # Ctrl-C reaches every process of the terminal; the one that started us says when to end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_on_sigterm()
+    try:
+        main(name, heard.poll)
+    except TomodexError as error:
+        log.error("worker ended", extra={"worker": name, "sentence": str(error)})  # noqa: TRY400
+        sys.exit(2)
+
+
+def _end(places: Sequence[_Place], patience_s: float, bury: Callable[[str], int]) -> None:
+    """Let every worker finish, else give back, what it holds; kill those that do neither."""
+    for place in places:
+        if place.stop is not None:
+            place.stop.close()
+    alive = [(place.name, place.process) for place in places if place.process is not None]
+    _join(alive, patience_s)
+    for _, process in alive:
+        process.terminate()
+    _join(alive, GIVE_BACK_S)
+    for name, process in alive:
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+        if process.exitcode:
+            bury(name)
+
+
+def _join(alive: Sequence[tuple[str, SpawnProcess]], patience_s: float) -> None:
+    end = time.monotonic() + patience_s
+    for _, process in alive:
+        process.join(max(0.0, end - time.monotonic()))
