@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import threading
+from contextlib import closing, contextmanager
+
+import pytest
+
+from tests.contracts.queue import annotated, ct, new, settle_next
+from tomodex.delivery import deliver, deliver_batch, rebuild
+from tomodex.errors import Misconfigured, Unavailable, Unsuitable
+from tomodex.queues.sqlite import SqliteQueue
+
+
+class Shelf:
+    """An index that keeps what it is given, refuses some, and is down for some calls."""
+
+    def __init__(self, poison: tuple[str, ...] = (), error: Exception | None = None) -> None:
+        self.held: dict[str, float] = {}
+        self.batches: list[int] = []
+        self.poison = poison
+        self.error = error or ValueError("DOE^JANE is too long")
+        self.down_after = 10**9
+
+    def write(self, annotated):
+        self.batches.append(len(annotated))
+        if len(self.batches) > self.down_after:
+            raise Unavailable("the index does not answer")
+        if any(one.series.series_uid in self.poison for one in annotated):
+            raise self.error
+        for one in annotated:
+            self.held[one.series.series_uid] = one.annotations[0].measurement.volume_ml
+
+    def erase(self, series_uids):
+        for uid in series_uids:
+            self.held.pop(uid, None)
+
+    def clear(self):
+        self.held.clear()
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def queue() -> SqliteQueue:
+    return SqliteQueue("sqlite:")
+
+
+def index(queue, *uids, ml=1500.0, fingerprint="a"):
+    queue.put([new(uid, fingerprint=fingerprint) for uid in uids])
+    for uid in uids:
+        settle_next(queue, annotated(ct(uid), liver_ml=ml))
+
+
+def test_what_was_settled_is_written_once(queue):
+    shelf = Shelf()
+    index(queue, "1", "2", "3")
+    assert deliver(queue, "shelf", shelf, batch=2) == 3
+    assert shelf.held == {"1": 1500.0, "2": 1500.0, "3": 1500.0}
+    assert deliver(queue, "shelf", shelf, batch=2) == 0
+    assert shelf.batches == [2, 1]
+
+
+def test_each_consumer_gets_everything(queue):
+    index(queue, "1")
+    for name in ("one", "other"):
+        shelf = Shelf()
+        deliver(queue, name, shelf)
+        assert shelf.held == {"1": 1500.0}
+
+
+def test_a_series_that_is_gone_is_erased(queue):
+    shelf = Shelf()
+    index(queue, "1", "2")
+    deliver(queue, "shelf", shelf)
+    queue.withdraw("1")
+    assert deliver(queue, "shelf", shelf) == 1
+    assert shelf.held == {"2": 1500.0}
+
+
+def test_the_last_word_on_a_series_counts(queue):
+    shelf = Shelf()
+    queue.put([new("1"), new("1", configuration="fine")])
+    settle_next(queue, annotated(ct("1"), liver_ml=1.0))
+    settle_next(queue, annotated(ct("1"), liver_ml=2.0))
+    deliver(queue, "shelf", shelf)
+    assert shelf.held == {"1": 2.0}
+    assert shelf.batches == [1]
+
+
+def test_a_consumer_that_is_down_goes_on_where_it_stopped(queue):
+    shelf = Shelf()
+    index(queue, "1", "2", "3", "4")
+    shelf.down_after = 1
+    with pytest.raises(Unavailable):
+        deliver(queue, "shelf", shelf, batch=2)
+    assert queue.cursor("shelf") == 2
+    shelf.down_after = 10**9
+    assert deliver(queue, "shelf", shelf, batch=2) == 2
+    assert set(shelf.held) == {"1", "2", "3", "4"}
+
+
+def test_a_crash_between_writing_and_confirming_writes_again(queue, monkeypatch):
+    shelf = Shelf()
+    index(queue, "1")
+    with stopping(monkeypatch, queue, "confirm"), pytest.raises(KeyboardInterrupt):
+        deliver(queue, "shelf", shelf)
+    assert queue.cursor("shelf") == 0
+    assert deliver(queue, "shelf", shelf) == 1
+
+
+@contextmanager
+def stopping(monkeypatch, place, name):
+    """The process ends where it calls this."""
+
+    def end(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, end)
+        yield
+
+
+@pytest.mark.parametrize("error", [ValueError("DOE^JANE"), Unsuitable("x", "the name is too long")])
+def test_a_result_that_cannot_be_written_does_not_hold_up_the_others(queue, error):
+    uids = [str(n) for n in range(100, 140)]
+    shelf = Shelf(poison=("103", "139"), error=error)
+    index(queue, *uids)
+    assert deliver(queue, "shelf", shelf) == 40
+    assert set(shelf.held) == set(uids) - {"103", "139"}
+    assert [a.series_uid for a in queue.asides("shelf")] == ["139", "103"]
+    assert len(shelf.batches) < 30
+
+
+def test_what_is_set_aside_says_why_without_the_value(queue):
+    shelf = Shelf(poison=("1",))
+    index(queue, "1")
+    deliver(queue, "shelf", shelf)
+    (aside,) = queue.asides("shelf")
+    assert aside.sentence.startswith("ValueError at test_delivery.py:")
+    assert "DOE" not in aside.sentence
+
+
+def test_a_sink_that_refuses_everything_loses_nothing(queue):
+    uids = [str(n) for n in range(100, 130)]
+    shelf = Shelf(poison=tuple(uids))
+    index(queue, *uids)
+    with pytest.raises(Misconfigured, match="takes none of 30 results"):
+        deliver(queue, "shelf", shelf)
+    assert queue.cursor("shelf") == 0
+    assert queue.asides("shelf") == []
+
+
+def test_an_unexpected_error_keeps_the_place_in_the_feed(queue):
+    index(queue, "1")
+    with pytest.raises(KeyError):
+        deliver(queue, "shelf", Shelf(poison=("1",), error=KeyError("1")))
+    assert queue.cursor("shelf") == 0
+
+
+def test_an_index_is_rebuilt_from_the_feed_alone(queue):
+    shelf = Shelf()
+    index(queue, "1", "2")
+    index(queue, "2", ml=2.0, fingerprint="b")
+    deliver(queue, "shelf", shelf)
+    shelf.held = {"2": 9.0, "left over": 9.0}
+    assert rebuild(queue, "shelf", shelf) == 2
+    assert shelf.held == {"1": 1500.0, "2": 2.0}
+
+
+@pytest.mark.parametrize("stopped_at", ["confirm", "clear"])
+def test_a_rebuild_that_is_stopped_is_made_good_by_the_next_delivery(
+    queue, stopped_at, monkeypatch
+):
+    shelf = Shelf()
+    index(queue, "1", "2")
+    deliver(queue, "shelf", shelf)
+    place = shelf if stopped_at == "clear" else queue
+    with stopping(monkeypatch, place, stopped_at), pytest.raises(KeyboardInterrupt):
+        rebuild(queue, "shelf", shelf)
+    deliver(queue, "shelf", shelf)
+    assert set(shelf.held) == {"1", "2"}
+
+
+def test_two_deliverers_take_turns(tmp_path):
+    """One that was read before the other's newer result must not be written after it."""
+    url = f"sqlite://{tmp_path}/tomodex.db"
+    shelf, writing, go_on = Shelf(), threading.Event(), threading.Event()
+    with closing(SqliteQueue(url)) as queue, closing(SqliteQueue(url)) as other:
+        index(queue, "1", ml=1.0)
+        slow = Shelf()
+        slow.held = shelf.held
+
+        def write_slowly(annotated):
+            writing.set()
+            assert go_on.wait(10)
+            Shelf.write(slow, annotated)
+
+        slow.write = write_slowly
+        first = threading.Thread(target=deliver_batch, args=(other, "shelf", slow))
+        first.start()
+        assert writing.wait(10)
+        index(queue, "1", ml=2.0, fingerprint="b")
+        second = threading.Thread(target=deliver, args=(queue, "shelf", shelf))
+        second.start()
+        second.join(0.2)
+        assert second.is_alive()
+        go_on.set()
+        first.join()
+        second.join()
+    assert shelf.held == {"1": 2.0}
