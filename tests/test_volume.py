@@ -8,13 +8,14 @@ import tracemalloc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from threading import active_count
+from threading import Barrier, active_count
 from typing import Any
 
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
+import tomodex.volume
 from tests.phantoms import (
     ENCODERS,
     NATIVE,
@@ -26,6 +27,7 @@ from tests.phantoms import (
 from tomodex.errors import Unavailable, Unsuitable
 from tomodex.geometry import find_geometry
 from tomodex.instance import Instance, read_instance
+from tomodex.pixels import decode_frame
 from tomodex.volume import Volume, decode_slices, load_volume
 
 RLE, JPEG_LS = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80"
@@ -255,6 +257,19 @@ def test_slices_stream_in_the_order_of_the_volume(tmp_path):
     geometry = find_geometry(instances)
     streamed = np.stack(list(decode_slices(instances, geometry)))
     assert np.array_equal(streamed, load_volume(instances, geometry).voxels)
+
+
+def test_slices_are_decoded_side_by_side(tmp_path, monkeypatch):
+    instances = written(tmp_path, classic(stored_values()))
+    others = Barrier(3, timeout=10)
+
+    def together(*known):
+        others.wait()
+        return decode_frame(*known)
+
+    monkeypatch.setattr(tomodex.volume, "_usable_cores", lambda: 3)
+    monkeypatch.setattr(tomodex.volume, "decode_frame", together)
+    assert np.array_equal(load(instances).voxels, stored_values().astype(int) - 1024)
 
 
 def test_a_stream_that_nobody_wants_any_more_ends_its_threads(tmp_path):

@@ -106,15 +106,12 @@ def _decode_in_order(
     threads = _usable_cores()
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[Slice]] = deque()
-        try:
-            for task in _tasks(instances, slices):
-                waiting.append(pool.submit(task))
-                if len(waiting) > _AHEAD * threads:
-                    yield waiting.popleft().result()
-            while waiting:
+        for task in _tasks(instances, slices):
+            waiting.append(pool.submit(task))
+            if len(waiting) > _AHEAD * threads:
                 yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _tasks(
