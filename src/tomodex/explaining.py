@@ -24,9 +24,21 @@ class Explanation:
     @property
     def headline(self) -> str:
         """The verdict in one line."""
-        if self.selection.wanted:
-            return "wanted"
-        return f"rejected, {self.selection.reason}: {self.selection.sentence}"
+        chosen, series = self.selection, self.listing.series
+        verdict = "wanted" if chosen.wanted else f"{chosen.reason}: {chosen.sentence}"
+        return f"{series.series_uid} ({series.instance_count} instances): {verdict}"
+
+    @property
+    def summary(self) -> dict[str, object]:
+        """The verdict and all that led to it, for a program."""
+        return {
+            "series_uid": self.listing.series.series_uid,
+            "wanted": self.selection.wanted,
+            "reason": self.selection.reason,
+            "sentence": self.selection.sentence,
+            "left_out": dict(self.selection.left_out),
+            "checks": self.selection.checks,
+        }
 
 
 def explain(settings: Settings, series_or_path: str) -> Iterator[Explanation]:

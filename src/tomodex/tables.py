@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import get_args
 
 from rich.table import Table
 
 from tomodex.annotation import AnnotatedSeries, Annotation
+from tomodex.indexing import Summary
+from tomodex.queues import Lane, Status, TaskState
 from tomodex.search import Hit, Page
 from tomodex.selection import Check
 
@@ -58,7 +61,7 @@ def facts_table(annotated: AnnotatedSeries) -> Table:
         **annotated.series.attributes,
         "voxels": " x ".join(map(str, image.shape)) + " (slices, rows, columns)",
         "spacing": " x ".join(f"{mm:.4g}" for mm in image.spacing_mm) + " mm",
-        "orientation": f"{image.plane}, {image.oblique_deg:.1f}° oblique, tilt {image.tilt_deg:.1f}°",
+        "slices are": f"{image.plane}, oblique {image.oblique_deg:.1f}° tilt {image.tilt_deg:.1f}°",
         "corrected": ", ".join(image.corrected) or "nothing",
         "left out": _counted(image.left_out) or "nothing",
         "segmented by": _algorithm(annotated),
@@ -83,6 +86,36 @@ def checks_table(checks: Iterable[Check]) -> Table:
     return table
 
 
+def states_table(states: Sequence[TaskState]) -> Table:
+    """What became of a series that has no result."""
+    table = _table("configuration", "status", "reason", "because", "attempts", "since")
+    for state in states:
+        table.add_row(
+            state.configuration,
+            state.status,
+            state.reason,
+            state.sentence,
+            str(state.attempt),
+            state.updated,
+        )
+    return table
+
+
+def summary_lines(summary: Summary) -> list[str | Table]:
+    """What came of indexing a source."""
+    known = summary.found - summary.new
+    lines: list[str | Table] = [
+        f"{summary.found:,} series found: {summary.new:,} new or changed, {known:,} known",
+        f"{summary.indexed:,} indexed, {sum(summary.rejected.values()):,} rejected, "
+        f"{summary.failed:,} failed, {summary.waiting:,} waiting; {summary.seconds:.1f} s",
+    ]
+    if summary.rejected:
+        lines += ["", counted_table("rejected", summary.rejected)]
+    if summary.skipped:
+        lines += ["", f"files that hold no instance: {_counted(summary.skipped)}"]
+    return lines
+
+
 def counted_table(title: str, counts: Mapping[str, int]) -> Table:
     """Values and how often each occurs, most frequent first."""
     table = _table(title, "series")
@@ -91,9 +124,9 @@ def counted_table(title: str, counts: Mapping[str, int]) -> Table:
     return table
 
 
-def lanes_table(counts: Mapping[tuple[str, str], int]) -> Table:
+def lanes_table(counts: Mapping[tuple[Lane, Status], int]) -> Table:
     """How many tasks are in each lane and status."""
-    statuses = ("ready", "in-progress", "completed", "rejected", "failed")
+    statuses: tuple[Status, ...] = get_args(Status)
     table = _table("lane", *statuses)
     for lane in dict.fromkeys(lane for lane, _ in counts):
         table.add_row(lane, *(f"{counts.get((lane, status), 0):,}" for status in statuses))

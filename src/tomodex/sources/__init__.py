@@ -7,7 +7,7 @@ The scheme of a URL picks one of these; see `registry.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -53,6 +53,9 @@ class Source(Protocol):
 
     def retrieve_segmentations(self, series: Series, into: Path) -> Sequence[Path]:
         """The same for the DICOM SEG instances of the archive that refer to the series."""
+
+    def skipped(self) -> Mapping[str, int]:
+        """How many files or objects of the last `find` hold no instance, by reason."""
 
 
 def open_source(url: str, **context: object) -> Source:

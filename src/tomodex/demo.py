@@ -1,0 +1,137 @@
+"""The whole product on phantoms: what comes out beside what is known to be in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from tomodex import tables
+from tomodex.indexing import ProgressOf, Summary, index_source
+from tomodex.phantom import StructureTruth, Truth, write_phantoms
+from tomodex.queues import Queue
+from tomodex.search import parse
+from tomodex.settings import Settings
+from tomodex.terminology import load_terminology
+from tomodex.wiring import index_of, queue_of, source_url
+
+Structures = Mapping[str, StructureTruth]
+
+#: mm by which extents may miss each other and still meet, as in a search.
+TOLERANCE_MM = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What the demo has to show."""
+
+    lines: Sequence[str | Table]
+    right: bool  #: everything came out as it is known of the phantoms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A search, and how to tell from what is known of a phantom whether it must be found."""
+
+    text: str
+    answer: Callable[[Truth, Structures], bool]
+
+
+def _whole(structures: Structures, *names: str) -> bool:
+    return any(name in structures and not structures[name].cut for name in names)
+
+
+def _between_heart_and_l1(structures: Structures, name: str) -> bool:
+    if not {name, "heart", "vertebrae_L1"} <= structures.keys():
+        return False
+    bottom = structures["vertebrae_L1"].box_max_mm[2]
+    top = structures["heart"].box_min_mm[2]
+    foot, head = structures[name].box_min_mm[2], structures[name].box_max_mm[2]
+    inside = foot >= bottom - TOLERANCE_MM and head <= top + TOLERANCE_MM
+    through = foot <= bottom + TOLERANCE_MM and head >= top - TOLERANCE_MM
+    return bottom < top and (inside or through)
+
+
+QUESTIONS = (
+    Question(
+        text="the whole sacrum and PatientSex = F and PatientAge 40..60 and SliceThickness <= 1.5",
+        answer=lambda truth, found: (
+            _whole(found, "sacrum")
+            and truth.patient_sex == "F"
+            and 40 <= truth.patient_age <= 60
+            and truth.slice_thickness_mm <= 1.5
+        ),
+    ),
+    Question(
+        text="left autochthonous muscle between heart and L1",
+        answer=lambda truth, found: _between_heart_and_l1(found, "autochthon_left"),
+    ),
+    Question(
+        text="kidney complete and not lung",
+        answer=lambda truth, found: (
+            _whole(found, "kidney_left", "kidney_right")
+            and not any(name.startswith("lung_") for name in found)
+        ),
+    ),
+)
+
+
+def run_demo(folder: Path, settings: Settings, progress: ProgressOf) -> Report:
+    """Make phantoms in `folder`, index them, and ask the questions."""
+    truths = write_phantoms(folder / "phantoms", progress=progress("making phantom series"))
+    summary = index_source(settings, source_url(str(folder / "phantoms")), "on-demand", progress)
+    verdicts, right = _verdicts(truths, queue_of(settings))
+    answers = [_ask(question, truths, settings) for question in QUESTIONS]
+    return Report(
+        lines=[
+            *_what_came(summary, len(truths)),
+            verdicts,
+            *(line for lines, _ in answers for line in lines),
+            "",
+            "There is no web page yet: it comes with `tomodex serve`.",
+            f"Ask more: tomodex --data {settings.data} search 'covers T12..L5'",
+        ],
+        right=right and all(is_right for _, is_right in answers),
+    )
+
+
+def _what_came(summary: Summary, made: int) -> list[str]:
+    return [
+        f"{made} phantom series: {summary.indexed} indexed, {sum(summary.rejected.values())} "
+        f"rejected, {summary.failed} failed, in {summary.seconds:.0f} s",
+        "",
+    ]
+
+
+def _verdicts(truths: Sequence[Truth], queue: Queue) -> tuple[Table, bool]:
+    """What became of each series, beside what had to."""
+    rows, right = [], True
+    for truth in truths:
+        states = queue.states(truth.series_uid)
+        became = (states[0].reason or states[0].status) if states else "never listed"
+        expected = "completed" if truth.verdict == "wanted" else truth.verdict
+        right = right and became == expected
+        why = states[0].sentence if states else ""
+        rows.append((truth.name, became, why, "" if became == expected else f"not {expected}!"))
+    return tables.rows_table(("series", "became", "because", ""), rows), right
+
+
+def _ask(question: Question, truths: Sequence[Truth], settings: Settings) -> tuple[list[str], bool]:
+    """The answer to a question, beside the series that had to be found."""
+    page = index_of(settings).search(parse(question.text, load_terminology()))
+    names = {truth.series_uid: truth.name for truth in truths}
+    found = {names.get(hit.series_uid, hit.series_uid) for hit in page.hits}
+    expected = {
+        truth.name
+        for truth in truths
+        if truth.verdict == "wanted"
+        and truth.segmentation_uid
+        and question.answer(truth, truth.structures)
+    }
+    verdict = "as known" if found == expected else f"wrong: expected {', '.join(sorted(expected))}"
+    listed = ", ".join(sorted(found)) or "nothing"
+    return ["", f"? {question.text}", f"  {tables.counts_line(page)}: {listed} ({verdict})"], (
+        found == expected and bool(expected)
+    )

@@ -1,0 +1,191 @@
+"""Index a source from its listing to the index, in one go: what `tomodex index` does."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
+from tomodex.delivery import deliver, rebuild
+from tomodex.discovery import Discovery, discover
+from tomodex.errors import Unavailable
+from tomodex.logs import log_to_stderr
+from tomodex.queues import Lane, Queue, Status
+from tomodex.selection import load_rules
+from tomodex.settings import Settings
+from tomodex.sinks import Sink
+from tomodex.sources import Progress
+from tomodex.wiring import annotator_of, consumers_of, index_of, queue_of, source_of
+from tomodex.worker import Stop, run_workers, work
+
+log = logging.getLogger(__name__)
+
+#: Makes the progress of something that is about to be done, by its title.
+ProgressOf = Callable[[str], Progress]
+
+#: Seconds between two deliveries while workers work: an answer is as old as this at most.
+DELIVERY_S = 2.0
+
+#: After so many seconds without a task in hand, what is left waits for another try later. Longer
+#: than workers take to start on a busy machine.
+PATIENCE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What a source held, and what the queue says of all series now."""
+
+    found: int  #: series that the source holds
+    new: int  #: of those, put for the first time or changed since
+    skipped: Mapping[str, int]  #: files that hold no instance, by reason
+    indexed: int
+    rejected: Mapping[str, int]  #: by reason
+    failed: int
+    waiting: int  #: for another try, because something outside did not answer
+    delivered: int  #: results that the index and the sinks took in this run
+    seconds: float
+
+
+def index_source(settings: Settings, url: str, lane: Lane, progress: ProgressOf) -> Summary:
+    """List a source, work off the queue, and deliver the results.
+
+    Raises:
+        Unavailable: the source or the index did not answer; what was done is kept.
+    """
+    begin = time.monotonic()
+    queue = queue_of(settings)
+    source = source_of(settings, url)
+    discovery = discover(
+        source,
+        load_rules(settings.rules),
+        queue,
+        lane=lane,
+        configuration=settings.configuration,
+        progress=progress("looking through files"),
+    )
+    delivered = work_off(settings, queue, progress)
+    return _summary(queue, discovery, source.skipped(), delivered, time.monotonic() - begin)
+
+
+def work_off(settings: Settings, queue: Queue, progress: ProgressOf) -> int:
+    """Work until nothing can be done now, delivering all along; return how much was delivered."""
+    delivery = Delivery(queue, consumers_of(settings))
+    if _waiting(queue.count()):
+        watch = Watch(queue, delivery, progress("indexing series"))
+        run_workers(
+            settings.workers,
+            partial(be_worker, settings),
+            bury=queue.bury,
+            finished=watch.nothing_to_do,
+            progress=watch.look,
+        )
+    delivery.finish()
+    return delivery.delivered
+
+
+def be_worker(settings: Settings, worker: str, stop: Stop) -> None:
+    """What each worker process does."""
+    log_to_stderr(settings.log_level)
+    work(
+        queue_of(settings),
+        annotator_of(settings),
+        worker=worker,
+        stop=stop,
+        lease=timedelta(seconds=settings.lease_s),
+    )
+
+
+def rebuild_index(settings: Settings) -> int:
+    """Make the index anew from the results in the queue; return how many there are."""
+    return rebuild(queue_of(settings), settings.index_url, index_of(settings))
+
+
+class Delivery:
+    """Delivers to every consumer, now and then while workers work, and all of it at the end."""
+
+    def __init__(self, queue: Queue, consumers: Mapping[str, Sink]) -> None:
+        self._queue = queue
+        self._consumers = consumers
+        self._last = time.monotonic()
+        self.delivered = 0
+
+    def now_and_then(self) -> None:
+        """Deliver if it is time; a consumer that does not answer is asked again later."""
+        if time.monotonic() - self._last < DELIVERY_S:
+            return
+        try:
+            self.finish()
+        except Unavailable as unavailable:
+            log.warning("not delivered", extra={"sentence": str(unavailable)})
+        self._last = time.monotonic()
+
+    def finish(self) -> None:
+        """Deliver what is left."""
+        for name, sink in self._consumers.items():
+            self.delivered += deliver(self._queue, name, sink)
+
+
+class Watch:
+    """Looks on while workers work: shows how far they are, and notices when they are done."""
+
+    def __init__(self, queue: Queue, delivery: Delivery, progress: Progress) -> None:
+        self._queue = queue
+        self._delivery = delivery
+        self._progress = progress
+        self._before = _settled(queue.count())
+        self._all = _waiting(queue.count())
+        self._busy = time.monotonic()
+
+    def look(self) -> None:
+        """Show how many of the waiting series are settled, and deliver what came of them."""
+        self._progress(_settled(self._queue.count()) - self._before, self._all)
+        self._delivery.now_and_then()
+
+    def nothing_to_do(self) -> bool:
+        """Nothing waits, or what does has to wait longer than anybody wants to look on."""
+        counts = self._queue.count()
+        if not _waiting(counts):
+            return True
+        if _of(counts, "in-progress"):
+            self._busy = time.monotonic()
+        return time.monotonic() - self._busy > PATIENCE_S
+
+
+def _summary(
+    queue: Queue,
+    discovery: Discovery,
+    skipped: Mapping[str, int],
+    delivered: int,
+    seconds: float,
+) -> Summary:
+    counts = queue.count()
+    rejected = Counter(
+        {why: n for (status, why), n in queue.reasons().items() if status == "rejected"}
+    )
+    return Summary(
+        found=discovery.found,
+        new=discovery.new,
+        skipped=skipped,
+        indexed=_of(counts, "completed"),
+        rejected=dict(rejected.most_common()),
+        failed=_of(counts, "failed"),
+        waiting=_waiting(counts),
+        delivered=delivered,
+        seconds=round(seconds, 3),
+    )
+
+
+def _of(counts: Mapping[tuple[Lane, Status], int], *statuses: Status) -> int:
+    return sum(n for (_, status), n in counts.items() if status in statuses)
+
+
+def _waiting(counts: Mapping[tuple[Lane, Status], int]) -> int:
+    return _of(counts, "ready", "in-progress")
+
+
+def _settled(counts: Mapping[tuple[Lane, Status], int]) -> int:
+    return _of(counts, "completed", "rejected", "failed")
