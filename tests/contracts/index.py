@@ -1,0 +1,569 @@
+"""What every index promises, checked against a plain reading of the query on every series."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import date, timedelta
+from functools import cache
+from itertools import product
+
+import pytest
+
+from tomodex.annotation import AnnotatedSeries, Annotation, Image, Provenance
+from tomodex.errors import BadQuery
+from tomodex.indexes import Index
+from tomodex.measurement import Measurement
+from tomodex.search import (
+    TOLERANCE_MM,
+    Above,
+    And,
+    Below,
+    Between,
+    Has,
+    Interval,
+    Not,
+    Or,
+    Page,
+    Query,
+    Shows,
+    Term,
+    attributes_of,
+    parse,
+)
+from tomodex.segmentation import Algorithm
+from tomodex.series import Series
+from tomodex.terminology import load_terminology
+
+#: Where a structure usually begins and ends from foot to head, mm.
+BODY: Mapping[str, tuple[float, float]] = {
+    "sacrum": (0, 110),
+    "prostate": (-30, 10),
+    "urinary_bladder": (-20, 60),
+    **{f"vertebrae_L{n}": (110 + 35 * (5 - n), 150 + 35 * (5 - n)) for n in range(1, 6)},
+    **{f"vertebrae_T{n}": (280 + 25 * (12 - n), 310 + 25 * (12 - n)) for n in (12, 11, 10, 9)},
+    "kidney_left": (190, 300),
+    "kidney_right": (180, 290),
+    "spleen": (260, 370),
+    "liver": (200, 390),
+    "gallbladder": (210, 250),
+    "pancreas": (220, 290),
+    "autochthon_left": (20, 600),
+    "autochthon_right": (25, 600),
+    "heart": (370, 480),
+    **{f"rib_left_{n}": (300 + 20 * (12 - n), 360 + 20 * (12 - n)) for n in (12, 11, 10)},
+    **{f"rib_right_{n}": (305 + 20 * (12 - n), 355 + 20 * (12 - n)) for n in (12, 11, 10)},
+}
+
+QUERIES = """
+sacrum
+sacrum complete
+sacrum cut
+left kidney
+kidney
+kidney complete
+kidney cut
+all kidney
+all kidney complete
+all kidney cut
+not prostate
+(liver or spleen) and not gallbladder
+liver and spleen and pancreas complete
+covers T12..L5
+T11..L1
+any T9..T12 complete
+lumbar spine complete
+rib 10..12
+thyroid gland
+not thyroid gland
+all (thyroid gland, liver)
+thyroid gland volume > 1
+liver volume > 1500 ml
+liver volume <= 1.5 l
+liver volume 1..1.5 l complete
+liver volume > 1000 volume < 1200
+kidney volume > 160
+all kidney volume > 160
+kidney cut volume < 100
+liver mean 40..60 HU
+liver mean < 20
+spleen complete mean >= 50 and liver mean < 50
+kidney between T12 and L4
+left autochthon between heart and L1
+pancreas between heart and sacrum
+pancreas between sacrum and heart
+spleen between liver and heart
+L3 between L2 and L4
+kidney between thoracic vertebra and lumbar vertebra
+any (liver, spleen, pancreas) between rib and any (sacrum, L5, L4)
+all kidney between thoracic vertebra and sacrum
+all L2..L4 between rib and sacrum
+complete kidney between T12 complete and L4
+liver between sacrum and thyroid gland
+gallbladder between kidney and kidney
+heart above liver
+liver above sacrum
+kidney above L5
+all kidney above lumbar spine
+sacrum below L1
+liver below heart complete
+kidney below rib
+heart above thyroid gland
+liver volume > 1400 above L5
+PatientSex = F
+PatientSex = f
+PatientSex != F
+PatientSex in (F, O)
+PatientAge 40..60
+PatientAge < 40
+not PatientAge < 40
+SliceThickness <= 1.5
+SliceThickness = 1.5
+SliceThickness in (1, 3)
+KVP = *
+not KVP = *
+Manufacturer = siemens
+Manufacturer = "Müller & Söhne"
+Manufacturer = "MÜLLER*"
+Manufacturer = *mens
+Manufacturer = "*E M*"
+ConvolutionKernel = B*
+ConvolutionKernel = "100%"
+ConvolutionKernel = "B_0*"
+StudyDate 2019..2021
+StudyDate = 2020
+StudyDate >= 2020-06-15
+StudyDate < 2020
+not StudyDate < 2020
+StudyDate = *
+slice_count > 200
+slice_spacing_mm < 2
+scan_length_mm 200..500
+tilt_deg > 0
+plane = axial
+plane = coronal or tilt_deg >= 10
+segmented = yes
+segmented = no
+StudyDescription = *
+kidney complete and PatientSex = F and PatientAge 30..70
+(sacrum complete or heart complete) and (PatientSex = M or not liver) and not (spleen cut)
+not (kidney between T12 and L4)
+not not liver
+""".strip().splitlines()
+
+
+def matches(term: Term | None, series: AnnotatedSeries) -> bool:
+    """Whether the series is one that the term finds, read as the language's page says it."""
+    match term:
+        case None:
+            return True
+        case And(terms=terms):
+            return all(matches(part, series) for part in terms)
+        case Or(terms=terms):
+            return any(matches(part, series) for part in terms)
+        case Not(term=part):
+            return not matches(part, series)
+        case Has():
+            return has(term, attributes_of(series).get(term.keyword))
+        case Shows():
+            return shows(term, series, lambda _: True)
+        case Above(subject=subject, landmark=landmark):
+            return shows(
+                subject, series, lambda s: any(is_above(s, x) for x in seen(landmark, series))
+            )
+        case Below(subject=subject, landmark=landmark):
+            return shows(
+                subject, series, lambda s: any(is_above(x, s) for x in seen(landmark, series))
+            )
+        case Between(subject=subject, one=one, other=other):
+            pairs = list(product(seen(one, series), seen(other, series)))
+            return shows(subject, series, lambda s: any(is_between(s, *pair) for pair in pairs))
+
+
+def shows(term: Shows, series: AnnotatedSeries, also: Callable[[Measurement], bool]) -> bool:
+    fitting = {a.structure for a in series.annotations if fits(term, a) and also(a.measurement)}
+    return bool(fitting) if term.match == "any" else fitting == set(term.structures)
+
+
+def seen(term: Shows, series: AnnotatedSeries) -> list[Measurement]:
+    return [a.measurement for a in series.annotations if fits(term, a)]
+
+
+def fits(term: Shows, annotation: Annotation) -> bool:
+    found = annotation.measurement
+    whole = {"any": True, "complete": found.complete, "cut": not found.complete}
+    return (
+        annotation.structure in term.structures
+        and whole[term.completeness]
+        and (term.volume_ml is None or lies_in(found.volume_ml, term.volume_ml))
+        and (term.mean_hu is None or lies_in(found.mean_hu, term.mean_hu))
+    )
+
+
+def is_above(upper: Measurement, lower: Measurement) -> bool:
+    return upper.box_min_mm[2] >= lower.box_max_mm[2] - TOLERANCE_MM
+
+
+def is_between(subject: Measurement, one: Measurement, other: Measurement) -> bool:
+    bottom, top = subject.box_min_mm[2], subject.box_max_mm[2]
+    for lower, upper in ((one, other), (other, one)):
+        start, end = lower.box_max_mm[2], upper.box_min_mm[2]
+        inside = bottom >= start - TOLERANCE_MM and top <= end + TOLERANCE_MM
+        fills = bottom <= start + TOLERANCE_MM and top >= end - TOLERANCE_MM
+        if start <= end + TOLERANCE_MM and (inside or fills):
+            return True
+    return False
+
+
+def has(term: Has, value: str | float | None) -> bool:
+    if value is None:
+        return False
+    if term.interval and not lies_in(value, term.interval):
+        return False
+    return not term.values or any(is_like(str(value), pattern) for pattern in term.values)
+
+
+def is_like(value: str, pattern: str) -> bool:
+    value, asked = value.lower(), pattern.lower().strip("*")
+    match pattern.startswith("*"), pattern.endswith("*"):
+        case True, True:
+            return asked in value
+        case True, False:
+            return value.endswith(asked)
+        case False, True:
+            return value.startswith(asked)
+    return value == asked
+
+
+def lies_in(value: str | float, interval: Interval) -> bool:
+    low, high = interval.low, interval.high
+    if low is not None and (value < low or (value == low and interval.low_open)):  # type: ignore[operator]
+        return False
+    return not (
+        high is not None and (value > high or (value == high and interval.high_open))  # type: ignore[operator]
+    )
+
+
+def counts(matching: Sequence[AnnotatedSeries]) -> tuple[int, int, int]:
+    return (
+        len(matching),
+        len({a.series.study_uid for a in matching}),
+        len({a.series.patient for a in matching if a.series.patient}),
+    )
+
+
+def newest_first(matching: Sequence[AnnotatedSeries]) -> list[str]:
+    """UIDs in the order of the pages: by study date downwards, then UID; without a date last."""
+    by_uid = sorted(matching, key=lambda a: a.series.series_uid)
+    by_date = sorted(
+        by_uid, key=lambda a: str(a.series.attributes.get("StudyDate", "")), reverse=True
+    )
+    return [a.series.series_uid for a in by_date]
+
+
+@cache
+def archive() -> tuple[AnnotatedSeries, ...]:
+    """300 series of 100 studies of about 40 patients, always the same."""
+    dice = random.Random(7)
+    return tuple(_series(number, dice) for number in range(300))
+
+
+def _series(number: int, dice: random.Random) -> AnnotatedSeries:
+    start = dice.uniform(-50, 350)
+    end = start + dice.uniform(40, 450)
+    segmented = dice.random() > 0.05
+    annotations = _annotations(start, end, dice) if segmented else ()
+    spacing = dice.choice([0.75, 1.5, 3.0])
+    return AnnotatedSeries(
+        series=Series(
+            series_uid=f"1.2.{dice.randrange(10**6)}.{number}",
+            study_uid=f"1.3.{number // 3}",
+            patient=f"p{number // 8}" if number % 50 else "",
+            modality="CT",
+            attributes=_attributes(dice),
+        ),
+        image=Image(
+            shape=(int((end - start) / spacing), 512, 512),
+            spacing_mm=(spacing, 0.8, 0.8),
+            affine=((1.0, 0.0, 0.0, 0.0),) * 4,
+            plane=dice.choice(["axial", "axial", "coronal"]),
+            oblique_deg=0.0,
+            tilt_deg=dice.choice([0.0, 0.0, 12.5]),
+            box_min_mm=(-200.0, -200.0, start),
+            box_max_mm=(200.0, 200.0, end),
+        ),
+        annotations=annotations,
+        provenance=Provenance(
+            algorithm=Algorithm(name="dice") if segmented else None,
+            terminology="t",
+            software={},
+            source="folder:",
+            configuration="default",
+            started="2026-01-01T00:00:00+00:00",
+            finished="2026-01-01T00:00:01+00:00",
+        ),
+    )
+
+
+def _attributes(dice: random.Random) -> dict[str, str | float]:
+    """Some attributes, now and then one missing, and one that no index knows."""
+    day = date(2018, 1, 1) + timedelta(days=dice.randrange(1800))
+    known: dict[str, str | float] = {
+        "Modality": "CT",
+        "StudyDate": day.isoformat(),
+        "PatientAge": float(dice.randrange(0, 100)),
+        "PatientSex": dice.choice(["F", "F", "M", "O"]),
+        "Manufacturer": dice.choice(["SIEMENS", "GE MEDICAL SYSTEMS", "Müller & Söhne"]),
+        "ConvolutionKernel": dice.choice(["B30f", "B_0s", "BX0", "FC08", "100%", "1000"]),
+        "SliceThickness": dice.choice([0.6, 1.0, 1.5, 3.0]),
+        "KVP": dice.choice([100.0, 120.0]),
+    }
+    kept = {k: v for k, v in known.items() if k == "Modality" or dice.random() > 0.1}
+    return {**kept, "NobodyKnows": "this"}
+
+
+def _annotations(start: float, end: float, dice: random.Random) -> tuple[Annotation, ...]:
+    shift, found = dice.uniform(-20, 20), []
+    for name, (low, high) in BODY.items():
+        bottom, top = low + shift + dice.uniform(-15, 15), high + shift + dice.uniform(-15, 15)
+        if top <= start + 1 or bottom >= end - 1 or dice.random() < 0.1:
+            continue
+        sides = (*(("inferior",) if bottom < start else ()), *(("superior",) if top > end else ()))
+        found.append(
+            Annotation(
+                structure=name,
+                codings=(),
+                laterality="",
+                measurement=Measurement(
+                    voxel_count=1000,
+                    volume_ml=dice.uniform(0.5, 1.5) * (1300 if name == "liver" else 150),
+                    mean_hu=dice.gauss(50, 20),
+                    sd_hu=10.0,
+                    centroid_mm=(0.0, 0.0, 0.0),
+                    box_min_mm=(0.0, 0.0, max(bottom, start)),
+                    box_max_mm=(1.0, 1.0, min(top, end)),
+                    cut=sides,
+                ),
+            )
+        )
+    return tuple(found)
+
+
+def asked(text: str) -> Query:
+    return parse(text, load_terminology())
+
+
+def tally(pages: Page) -> tuple[int, int, int]:
+    return pages.series, pages.studies, pages.patients
+
+
+class IndexContract:
+    """Inherit, and give the fixture `index`: an empty index."""
+
+    @pytest.fixture
+    def filled(self, index: Index) -> Index:
+        index.write(archive()[:100])
+        index.write(archive()[100:])
+        return index
+
+    def test_every_search_finds_what_a_plain_reading_finds(self, filled: Index) -> None:
+        wrong = []
+        for text in ["", *QUERIES]:
+            query = asked(text)
+            matching = [one for one in archive() if matches(query.term, one)]
+            page = filled.search(query, limit=1000)
+            found = [hit.series_uid for hit in page.hits]
+            if tally(page) != counts(matching) or found != newest_first(matching):
+                wrong.append(f"{text}: {tally(page)}, not {counts(matching)}")
+        assert not wrong
+
+    def test_the_searches_tell_series_apart(self) -> None:
+        terms = {text: asked(text).term for text in QUERIES}
+        found = {text: sum(matches(terms[text], one) for one in archive()) for text in QUERIES}
+        empty = [text for text, count in found.items() if not count]
+        assert sorted(empty) == sorted(text for text in QUERIES if text in NOTHING)
+
+    def test_random_queries_find_what_a_plain_reading_finds(self, filled: Index) -> None:
+        dice = random.Random(11)
+        for _ in range(60):
+            term = _term(dice, 3)
+            matching = [one for one in archive() if matches(term, one)]
+            page = filled.search(Query(text="", term=term), limit=1000)
+            assert tally(page) == counts(matching), term
+            assert [hit.series_uid for hit in page.hits] == newest_first(matching), term
+
+    def test_pages_follow_one_another(self, filled: Index) -> None:
+        query = asked("kidney")
+        whole = filled.search(query, limit=1000).hits
+        assert len(whole) > 50
+        paged = [
+            hit
+            for offset in range(0, len(whole) + 20, 20)
+            for hit in filled.search(query, limit=20, offset=offset).hits
+        ]
+        assert paged == list(whole)
+        assert filled.search(query, limit=20, offset=40).offset == 40
+        assert filled.search(query, limit=0).series == len(whole)
+        assert filled.search(query, limit=0).hits == ()
+
+    def test_a_hit_says_what_is_known_of_the_series(self, filled: Index) -> None:
+        by_uid = {one.series.series_uid: one for one in archive()}
+        for hit in filled.search(asked(""), limit=1000).hits:
+            one = by_uid[hit.series_uid]
+            assert hit.study_uid == one.series.study_uid
+            assert hit.structure_count == len(one.annotations)
+            assert hit.attributes == attributes_of(one)
+
+    def test_the_last_that_was_written_counts(self, filled: Index) -> None:
+        old = next(one for one in archive() if matches(asked("liver").term, one))
+        new = replace(old, annotations=())
+        before = filled.search(asked("liver")).series
+        filled.write([old, new])
+        filled.write([new])
+        assert filled.search(asked("liver")).series == before - 1
+        assert filled.search(asked("liver volume > 0")).series == before - 1
+        assert filled.search(asked("")).series == len(archive())
+        filled.write([new, old])
+        assert filled.search(asked("liver volume > 0")).series == before
+
+    def test_what_is_erased_is_found_no_more(self, filled: Index) -> None:
+        gone = [one.series.series_uid for one in archive()[::2]]
+        filled.erase([*gone, "1.2.3.unknown"])
+        filled.erase(gone)
+        filled.erase([])
+        for text in ("", "kidney", "kidney volume > 100", "kidney above sacrum"):
+            query = asked(text)
+            kept = [one for one in archive()[1::2] if matches(query.term, one)]
+            assert tally(filled.search(query)) == counts(kept)
+
+    def test_an_empty_index_answers_nothing(self, index: Index) -> None:
+        index.write([])
+        for text in ("", "liver", "not liver", "liver volume > 1", "all kidney above liver"):
+            assert index.search(asked(text)) == Page(series=0, studies=0, patients=0, hits=())
+        assert index.facets(asked(""), ["structure", "Modality"]) == {
+            "structure": {},
+            "Modality": {},
+        }
+
+    def test_a_cleared_index_can_be_filled_again(self, filled: Index) -> None:
+        filled.clear()
+        assert filled.search(asked("")).series == 0
+        filled.write(archive()[:10])
+        assert filled.search(asked("")).series == 10
+
+    def test_facets_count_the_series_of_each_value(self, filled: Index) -> None:
+        for text in ("", "kidney complete", "thyroid gland"):
+            term = asked(text).term
+            matching = [one for one in archive() if matches(term, one)]
+            expected = {
+                "structure": Counter(a.structure for m in matching for a in m.annotations),
+                "complete": Counter(
+                    a.structure for m in matching for a in m.annotations if a.measurement.complete
+                ),
+                "PatientSex": _counted(matching, "PatientSex", str),
+                "plane": _counted(matching, "plane", str),
+                "StudyYear": _counted(matching, "StudyDate", lambda day: str(day)[:4]),
+                "AgeDecade": _counted(matching, "PatientAge", _decade),
+            }
+            assert filled.facets(asked(text), list(expected)) == expected
+
+    def test_facets_come_most_frequent_first(self, filled: Index) -> None:
+        for values in filled.facets(asked(""), ["structure", "Manufacturer"]).values():
+            assert list(values.values()) == sorted(values.values(), reverse=True)
+
+    @pytest.mark.parametrize("field", ["structures", "PatientAge", "x' or 1=1 --"])
+    def test_a_facet_that_cannot_be_counted_is_refused(self, filled: Index, field: str) -> None:
+        with pytest.raises(BadQuery, match="known: structure"):
+            filled.facets(asked(""), [field])
+
+    def test_values_are_never_read_as_part_of_a_statement(self, filled: Index) -> None:
+        text = "'; drop table series; --\x00\\%_{}$1?"
+        one = replace(archive()[0].series, series_uid=text, attributes={"Manufacturer": text})
+        filled.write([replace(archive()[0], series=one)])
+        page = filled.search(Query(text="", term=Has(keyword="Manufacturer", values=(text,))))
+        assert [hit.series_uid for hit in page.hits] == [text]
+        filled.erase([text])
+        assert filled.search(asked("")).series == len(archive())
+
+    def test_wrong_values_in_a_header_do_no_harm(self, index: Index) -> None:
+        wrong: dict[str, str | float] = {
+            "PatientAge": "old",
+            "StudyDate": "20200101",
+            "KVP": float("nan"),
+            "SliceThickness": float("inf"),
+            "Manufacturer": "\udcff",
+        }
+        one = replace(archive()[0].series, attributes=wrong)
+        index.write([replace(archive()[0], series=one)])
+        hit = index.search(asked("")).hits[0]
+        assert not set(hit.attributes) & {"PatientAge", "StudyDate", "KVP", "SliceThickness"}
+
+    @pytest.mark.parametrize(
+        "term",
+        [
+            Has(keyword="Weather", values=("fine",)),
+            Has(keyword="KVP", values=("120",)),
+            Has(keyword="Manufacturer", interval=Interval(low=1.0)),
+            Has(keyword='x" or 1=1 --', values=("fine",)),
+        ],
+    )
+    def test_a_term_that_makes_no_sense_is_refused(self, filled: Index, term: Has) -> None:
+        with pytest.raises(BadQuery):
+            filled.search(Query(text="", term=term))
+
+
+#: Searches that find nothing in the archive, to show that nothing is found by them.
+NOTHING = {
+    "thyroid gland",
+    "all (thyroid gland, liver)",
+    "thyroid gland volume > 1",
+    "liver between sacrum and thyroid gland",
+    "gallbladder between kidney and kidney",
+    "heart above thyroid gland",
+    "StudyDescription = *",
+}
+
+
+def _counted(
+    matching: Sequence[AnnotatedSeries], keyword: str, value: Callable[[str | float], str]
+) -> Counter[str]:
+    known = [attributes_of(one) for one in matching]
+    return Counter(value(one[keyword]) for one in known if keyword in one)
+
+
+def _decade(age: str | float) -> str:
+    first = int(float(age) // 10 * 10)
+    return f"{first}-{first + 9}"
+
+
+def _term(dice: random.Random, depth: int) -> Term:
+    kind = dice.choice(["shows", "between", "above", "below", "and", "or", "not"])
+    if depth and kind in ("and", "or"):
+        parts = tuple(_term(dice, depth - 1) for _ in range(dice.randint(1, 3)))
+        return And(terms=parts) if kind == "and" else Or(terms=parts)
+    if depth and kind == "not":
+        return Not(term=_term(dice, depth - 1))
+    subject = _shows(dice, dice.choice(["any", "all"]))
+    one, other = _shows(dice, "any"), _shows(dice, "any")
+    match kind:
+        case "between":
+            return Between(subject=subject, one=one, other=other)
+        case "above":
+            return Above(subject=subject, landmark=one)
+        case "below":
+            return Below(subject=subject, landmark=one)
+    return subject
+
+
+def _shows(dice: random.Random, match: str) -> Shows:
+    names = sorted(dice.sample([*BODY, "thyroid_gland"], dice.choice([1, 1, 2, 5])))
+    volume = Interval(low=dice.uniform(50, 200), low_open=dice.random() > 0.5)
+    return Shows(
+        structures=tuple(names),
+        match="all" if match == "all" else "any",
+        completeness=dice.choice(["any", "any", "complete", "cut"]),  # type: ignore[arg-type]
+        volume_ml=volume if dice.random() < 0.2 else None,
+        mean_hu=Interval(high=dice.uniform(30, 70)) if dice.random() < 0.2 else None,
+    )

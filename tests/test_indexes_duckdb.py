@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tests.contracts.index import IndexContract, archive, asked, counts, tally
+from tomodex.errors import Misconfigured, Unavailable
+from tomodex.indexes import duckdb as adapter
+from tomodex.indexes import open_index
+from tomodex.indexes.duckdb import DuckDBIndex
+from tomodex.indexes.duckdb.schema import WORDS, labels
+from tomodex.indexes.duckdb.store import FileStore
+
+#: Holds the file of the index as another process does, until its input is closed.
+HOLD = """
+import sys, duckdb
+db = duckdb.connect(sys.argv[1], read_only=sys.argv[2] == "read")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+#: Writes batches until it is killed.
+WRITE = """
+import sys
+from tests.contracts.index import archive
+from tomodex.indexes.duckdb import DuckDBIndex
+index = DuckDBIndex(sys.argv[1])
+print("ready", flush=True)
+while True:
+    for first in range(0, 300, 30):
+        index.write(archive()[first : first + 30])
+"""
+
+
+class TestDuckDBIndexInMemory(IndexContract):
+    @pytest.fixture
+    def index(self) -> Iterator[DuckDBIndex]:
+        index = DuckDBIndex("duckdb:")
+        yield index
+        index.close()
+
+
+class TestDuckDBIndexInAFile(IndexContract):
+    @pytest.fixture
+    def index(self, tmp_path: Path) -> Iterator[DuckDBIndex]:
+        index = DuckDBIndex(f"duckdb://{tmp_path}/it's an index.duckdb")
+        yield index
+        index.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "index.duckdb"
+
+
+def opened(path: Path, options: str = "") -> DuckDBIndex:
+    index = open_index(f"duckdb://{path}{options}")
+    assert isinstance(index, DuckDBIndex)
+    return index
+
+
+def holder(path: Path, how: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path), how],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_what_was_written_is_there_when_the_file_is_opened_again(path: Path) -> None:
+    opened(path).write(archive())
+    assert tally(opened(path).search(asked(""))) == counts(archive())
+
+
+def test_a_search_waits_for_a_writer_of_another_process(path: Path) -> None:
+    index = opened(path)
+    with holder(path, "write") as other, ThreadPoolExecutor() as threads:
+        answer = threads.submit(index.search, asked(""))
+        time.sleep(0.2)
+        assert not answer.done()
+        other.communicate()
+        assert answer.result(timeout=5).series == 0
+
+
+def test_who_waits_too_long_is_told_to_come_later(path: Path) -> None:
+    index = opened(path, "?wait=0.1")
+    with holder(path, "write") as other:
+        with pytest.raises(Unavailable, match="another process"):
+            index.search(asked(""))
+        other.communicate()
+    with holder(path, "read") as other:
+        assert index.search(asked("")).series == 0
+        with pytest.raises(Unavailable, match="another process"):
+            index.write(archive()[:1])
+        other.communicate()
+    index.write(archive()[:1])
+    assert index.search(asked("")).series == 1
+
+
+def test_searches_and_writes_of_one_process_do_not_disturb_each_other(path: Path) -> None:
+    indexes = [opened(path), opened(path)]
+    indexes[0].write(archive()[:1])
+
+    def work(number: int) -> int:
+        if number % 4 == 0:
+            indexes[number % 3 % 2].write(archive()[number : number + 4])
+        return indexes[number % 2].search(asked("")).series
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(work, range(40)))
+    assert indexes[0].search(asked("")).series == 40
+
+
+def test_a_writer_that_is_killed_leaves_whole_batches(path: Path) -> None:
+    for kill_after_s in (0.03, 0.1, 0.2, 0.35):
+        command = [sys.executable, "-c", WRITE, f"duckdb://{path}"]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+            assert process.stdout
+            process.stdout.readline()
+            time.sleep(kill_after_s)
+            process.kill()
+        index = opened(path)
+        found = index.search(asked("")).series
+        assert found % 30 == 0
+        in_bits = index.facets(asked(""), ["structure"])["structure"].get("liver", 0)
+        in_rows = index.search(asked("liver volume > 0")).series
+        assert in_bits == in_rows
+    index.write(archive())
+    assert tally(index.search(asked(""))) == counts(archive())
+
+
+@pytest.mark.parametrize("damage", ["no database", "torn", "another database", "older version"])
+def test_a_file_that_cannot_be_used_is_refused_and_can_be_made_anew(
+    path: Path, damage: str
+) -> None:
+    index = opened(path)
+    index.write(archive())
+    DAMAGES[damage](path)
+    with pytest.raises(Misconfigured, match="`tomodex rebuild` makes it anew"):
+        opened(path).search(asked("liver volume > 1"))
+    again = opened(path)
+    again.clear()
+    again.write(archive()[:3])
+    assert again.search(asked("")).series == 3
+
+
+def _overwrite(path: Path) -> None:
+    path.write_bytes(b"hello" * 10_000)
+
+
+def _tear(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _replace(path: Path) -> None:
+    path.unlink()
+    duckdb.connect(str(path)).execute("create table t (x int)").close()
+
+
+def _age(path: Path) -> None:
+    with duckdb.connect(str(path)) as db:
+        db.execute("update meta set value = 'older' where key = 'version'")
+
+
+DAMAGES = {
+    "no database": _overwrite,
+    "torn": _tear,
+    "another database": _replace,
+    "older version": _age,
+}
+
+
+def test_putting_it_in_order_changes_no_answer(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter, "UNSORTED", 1000)
+    monkeypatch.setattr(adapter, "UNSORTED_PART", 0.1)
+    tidied: list[Path] = []
+    monkeypatch.setattr(FileStore, "tidy", _told(FileStore.tidy, tidied))
+    index = opened(path)
+    for first in range(0, 300, 20):
+        index.write(archive()[first : first + 20])
+    assert 1 < len(tidied) < 10
+    texts = ["", "liver complete", "kidney volume > 160", "kidney between T12 and L4"]
+    answers = [index.search(asked(text), limit=400) for text in texts]
+    index._store.tidy()
+    assert [index.search(asked(text), limit=400) for text in texts] == answers
+    assert tally(answers[0]) == counts(archive())
+    with index._store.reading() as db:
+        order = [s for (s,) in db.execute("select structure from annotation").fetchall()]
+    assert order == sorted(order)
+
+
+def _told(tidy, calls):  # type: ignore[no-untyped-def]
+    def told(store: FileStore) -> None:
+        calls.append(store)
+        tidy(store)
+
+    return told
+
+
+def test_nothing_is_left_beside_the_file_but_its_lock(path: Path) -> None:
+    index = opened(path)
+    index.write(archive())
+    index._store.tidy()
+    index.clear()
+    index.close()
+    assert {p.name for p in path.parent.iterdir()} == {"index.duckdb", "index.duckdb.lock"}
+
+
+def test_structures_keep_their_bits_when_new_ones_come(path: Path) -> None:
+    index = opened(path)
+    with_liver = [one for one in archive() if any(a.structure == "liver" for a in one.annotations)]
+    index.write([one for one in archive() if one not in with_liver])
+    with index._store.reading() as db:
+        before = labels(db)
+    index.write(with_liver)
+    with index._store.reading() as db:
+        after = labels(db)
+    assert "liver" not in before
+    assert before.items() < after.items()
+    assert index.search(asked("liver")).series == len(with_liver)
+
+
+def test_more_structures_than_bits_are_refused(path: Path) -> None:
+    index = opened(path)
+    with index._store.writing() as db:
+        db.executemany("insert into label values (?, ?)", [(n, f"s{n}") for n in range(WORDS * 64)])
+    with pytest.raises(Misconfigured, match="512 structures"):
+        index.write(archive()[:1])
+    assert index.search(asked("")).series == 0
+
+
+def test_a_search_reaches_no_other_file(path: Path) -> None:
+    other = path.with_name("secret.csv")
+    other.write_text("a,b\n1,2\n")
+    with (
+        opened(path)._store.reading() as db,
+        pytest.raises(duckdb.PermissionException, match="disabled"),
+    ):
+        db.execute(f"select * from read_csv('{other}')")
+
+
+def test_a_search_changes_nothing(path: Path) -> None:
+    index = opened(path)
+    with (
+        index._store.reading() as db,
+        pytest.raises(duckdb.InvalidInputException, match="read-only"),
+    ):
+        db.execute("delete from series")
+
+
+def test_a_batch_that_fails_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = opened(path)
+    index.write(archive()[:5])
+    monkeypatch.setattr("tomodex.indexes.duckdb.schema.INSERT_ANNOTATIONS", "select error('x')")
+    with pytest.raises(duckdb.InvalidInputException):
+        index.write(archive())
+    assert index.search(asked("")).series == 5
+
+
+def test_an_option_that_nobody_knows_is_refused(path: Path) -> None:
+    with pytest.raises(Misconfigured, match="no option 'memroy'; the index has memory"):
+        opened(path, "?memroy=1GB")
+
+
+def test_memory_and_threads_are_bounded_as_asked(path: Path) -> None:
+    with opened(path, "?memory=200MB&threads=1")._store.reading() as db:
+        settings = "select current_setting('memory_limit'), current_setting('threads')"
+        assert db.execute(settings).fetchone() == ("190.7 MiB", 1)
