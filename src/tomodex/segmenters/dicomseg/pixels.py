@@ -22,8 +22,8 @@ from tomodex.segmenters.dicomseg.seg import Seg
 
 #: Deflated Image Frame Compression.
 DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
-#: Fragments that are not compressed: those of deflated frames are found as if they were.
-_ENCAPSULATED = "1.2.840.10008.1.2.1.98"
+#: JPEG-LS: the fragments of deflated frames are found as if they held it.
+_ENCAPSULATED = "1.2.840.10008.1.2.4.80"
 
 Values = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
