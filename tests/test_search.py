@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import re
 import unicodedata
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -482,3 +484,36 @@ def test_every_structure_is_found_by_its_own_name() -> None:
 def test_every_keyword_can_be_asked_for() -> None:
     for keyword in SEARCHABLE:
         assert meaning(f"{keyword.lower()} = *") == Has(keyword=keyword, values=("*",))
+
+
+def documented() -> list[str]:
+    """Every search that the page of the language shows as one."""
+    page = (Path(__file__).parents[1] / "docs/reference/query-language.md").read_text()
+    tables = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    typed = [text for cell in tables for text in re.findall(r"`([^`]+)`", cell)]
+    blocks = [line[4:] for line in page.splitlines() if line.startswith("    ")]
+    return typed + [line for line in blocks if " and " in line or "volume" in line]
+
+
+def test_every_documented_search_is_one() -> None:
+    wrong = []
+    for text in documented():
+        # Cells show parts of a search, too: what follows a structure, other signs, other values.
+        for whole in (text, f"liver {text}", f"KVP {text} 1", f"KVP = {text}", f"{text} = *"):
+            try:
+                meaning(whole.replace("A ", "liver ").replace(" B", " heart").replace(" C", " L1"))
+            except BadQuery:
+                continue
+            break
+        else:
+            wrong.append(text)
+    assert wrong == [
+        'tomodex search "sacrum complete and PatientSex = F and PatientAge 40..60 '
+        'and SliceThickness <= 1.5"',
+        "  liver and sacrun complete",
+    ]
+
+
+def test_every_attribute_is_documented() -> None:
+    page = (Path(__file__).parents[1] / "docs/reference/query-language.md").read_text()
+    assert [keyword for keyword in SEARCHABLE if f"`{keyword}`" not in page] == []

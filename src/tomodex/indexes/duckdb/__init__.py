@@ -18,7 +18,7 @@ import duckdb
 from tomodex.annotation import AnnotatedSeries
 from tomodex.errors import Misconfigured
 from tomodex.indexes.duckdb.conditions import condition_of
-from tomodex.indexes.duckdb.facets import facet_of
+from tomodex.indexes.duckdb.facets import columns_of, count
 from tomodex.indexes.duckdb.schema import insert, key_of, labels
 from tomodex.indexes.duckdb.store import FileStore, MemoryStore, Store
 from tomodex.registry import path_of
@@ -34,12 +34,13 @@ UNSORTED_PART = 0.25
 
 _KEYWORDS = ", ".join(f'"{keyword}"' for keyword in SEARCHABLE)
 
-#: Only what counting and sorting need; a series without a date comes last.
-_FOUND = """
-create or replace temp table found as
-select number, coalesce("StudyDate", date '0001-01-01') as day, study_key, patient_key
-from series where {condition}
-"""
+#: What counting and sorting need; a series without a date comes last.
+_TO_COUNT = (
+    "number",
+    """coalesce("StudyDate", date '0001-01-01') as day""",
+    "study_key",
+    "patient_key",
+)
 
 _COUNTS = """
 select (select count(*) from found),
@@ -90,7 +91,7 @@ class DuckDBIndex:
             _delete(db, series_uids)
 
     def search(self, query: Query, limit: int = 50, offset: int = 0) -> Page:
-        with self._store.reading() as db, _found(db, query):
+        with self._store.reading() as db, _found(db, query, _TO_COUNT):
             series, studies, patients = _row(db.execute(_COUNTS))
             last = db.execute(_LAST_DAY, [max(0, offset + limit - 1)]).fetchone()
             day = last[0] if last else date.min
@@ -104,9 +105,9 @@ class DuckDBIndex:
         )
 
     def facets(self, query: Query, fields: Sequence[str]) -> Mapping[str, Mapping[str, int]]:
-        facets = {field: facet_of(field) for field in fields}
-        with self._store.reading() as db, _found(db, query):
-            return {field: facet(db) for field, facet in facets.items()}
+        columns = columns_of(fields)
+        with self._store.reading() as db, _found(db, query, ["number", *columns]):
+            return {field: count(db, field) for field in fields}
 
     def clear(self) -> None:
         self._store.clear()
@@ -124,10 +125,11 @@ def _options(url: str) -> Mapping[str, str]:
 
 
 @contextmanager
-def _found(db: duckdb.DuckDBPyConnection, query: Query) -> Iterator[None]:
-    """The table `found`, with a row for each series that matches."""
+def _found(db: duckdb.DuckDBPyConnection, query: Query, columns: Sequence[str]) -> Iterator[None]:
+    """The table `found`, with these columns of each series that matches."""
     condition = condition_of(query.term, labels(db))
-    db.execute(_FOUND.format(condition=condition.sql), list(condition.values))
+    select = f"select {', '.join(columns)} from series where {condition.sql}"
+    db.execute(f"create or replace temp table found as {select}", list(condition.values))
     try:
         yield
     finally:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 
 import duckdb
 import numpy as np
+import numpy.typing as npt
 
 from tomodex.errors import BadQuery
 from tomodex.indexes.duckdb.schema import COMPLETE, SHOWN, labels
 from tomodex.search import SEARCHABLE
-
-Facet = Callable[[duckdb.DuckDBPyConnection], Mapping[str, int]]
 
 _DECADE = """(floor("PatientAge" / 10) * 10)::int"""
 
@@ -23,53 +21,58 @@ DERIVED = {
     "AgeDecade": f"printf('%d-%d', {_DECADE}, {_DECADE} + 9)",
 }
 MASKS = {"structure": SHOWN, "complete": COMPLETE}
+TEXTS = tuple(keyword for keyword, kind in SEARCHABLE.items() if kind == "text")
 
 
-def facet_of(field: str) -> Facet:
-    """What counts the values of a field in the table `found`, most frequent first.
+def columns_of(fields: Sequence[str]) -> list[str]:
+    """What `found` must have of `series`, as SQL, to count the values of these fields.
 
     Raises:
         BadQuery: there is no such field, or it is a number.
     """
+    return list(dict.fromkeys(column for field in fields for column in _columns(field)))
+
+
+def count(db: duckdb.DuckDBPyConnection, field: str) -> Mapping[str, int]:
+    """How many rows of `found` have each value of a field, most frequent first."""
+    return _count_bits(db, MASKS[field]) if field in MASKS else _count_values(db, field)
+
+
+def _columns(field: str) -> Sequence[str]:
     if field in MASKS:
-        return partial(_count_bits, MASKS[field])
+        return MASKS[field]
     if field in DERIVED:
-        return partial(_count_values, DERIVED[field])
-    if SEARCHABLE.get(field) == "text":
-        return partial(_count_values, f'"{field}"')
-    known = [*MASKS, *DERIVED, *(k for k, kind in SEARCHABLE.items() if kind == "text")]
+        return [f'{DERIVED[field]} as "{field}"']
+    if field in TEXTS:
+        return [f'"{field}"']
+    known = [*MASKS, *DERIVED, *TEXTS]
     close = tuple(difflib.get_close_matches(field, known, n=3))
     raise BadQuery(f"no field {field!r} to count; known: {', '.join(known)}", suggestions=close)
 
 
-def _count_values(value: str, db: duckdb.DuckDBPyConnection) -> Mapping[str, int]:
+def _count_values(db: duckdb.DuckDBPyConnection, field: str) -> Mapping[str, int]:
     rows = db.execute(
-        f"""select {value} as value, count(*) from series
-        where number in (select number from found) and value is not null
-        group by value order by count(*) desc, value"""
+        f"""select "{field}", count(*) from found where "{field}" is not null
+        group by "{field}" order by count(*) desc, "{field}" """
     )
     return {str(value): count for value, count in rows.fetchall()}
 
 
-def _count_bits(columns: Sequence[str], db: duckdb.DuckDBPyConnection) -> Mapping[str, int]:
+def _count_bits(db: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> Mapping[str, int]:
     """Count each bit of the masks: a histogram of their bytes has all there is to know."""
     known = labels(db)
     used = columns[: -(-len(known) // 64)]
     if not used:
         return {}
-    masks = db.execute(
-        f"select {', '.join(used)} from series where number in (select number from found)"
-    ).fetchnumpy()
+    masks = db.execute(f"select {', '.join(used)} from found").fetchnumpy()
     bits = np.concatenate([_bit_counts(masks[column]) for column in used])
     counts = {name: int(bits[number]) for name, number in known.items() if bits[number]}
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _bit_counts(
-    words: np.ndarray[tuple[int], np.dtype[np.uint64]],
-) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _bit_counts(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     """(64,) how many of the words have each bit, the lowest first."""
     octets = np.ascontiguousarray(words, "<u8").view(np.uint8).reshape(-1, 8)
     histograms = np.stack([np.bincount(octets[:, i], minlength=256) for i in range(8)])
     set_bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
-    return (histograms @ set_bits.astype(np.int64)).ravel()
+    return np.ravel(histograms @ set_bits.astype(np.int64))
