@@ -270,7 +270,7 @@ def test_an_enhanced_ct_is_judged_by_its_frames():
         (stack(frame={"rescale_type": ""}), ""),
         (stack(frame={"rescale_type": "HU_MOD"}), ""),
         (stack(frame={"rescale_type": "US"}), ""),
-        (stack(frame={"rescale_type": "US", "rescale_slope": 0.1}), "not_hu"),
+        (stack(frame={"rescale_type": "US", "rescale_slope": 0.1}), ""),
         (stack(frame={"rescale_type": "US"}, bits_stored=65535), ""),
         (stack(frame={"rescale_type": "MGML"}), "spectral"),
         (stack(bits_stored=8, bits_allocated=8), "not_hu"),
@@ -518,12 +518,26 @@ def overlaid(folder: Path, text: str):
     return load_rules(path)
 
 
+def test_few_slices_are_enough_where_a_segmentation_is_stored():
+    """A model needs context; a segmentation that is there already needs a volume."""
+    assert select(of(stack(3)), RULES).reason == "too_few_slices"
+    assert select(of(stack(3), segmentations=1), RULES).wanted
+    assert select(of(stack(1), segmentations=1), RULES).reason == "single_slice"
+
+
 class TestRulesOfASite:
     def test_a_value_is_replaced_and_the_rest_stays(self, tmp_path):
         rules = overlaid(tmp_path, "rule.min_slices.min_slices = 5")
         assert select(of(stack(5)), rules).wanted
         assert list(rules.by_name) == list(RULES.by_name)
         assert select(of(stack(4)), rules).sentence == "4 slices, fewer than 5"
+
+    def test_an_unspecified_unit_can_be_held_to_the_range_of_hu(self, tmp_path):
+        """As exporters write it for plain CT too, the packaged rule takes it as HU."""
+        rules = overlaid(tmp_path, 'rule.units = { hu = ["HU", ""], unspecified = ["US"] }')
+        unspecified = stack(frame={"rescale_type": "US", "rescale_slope": 0.1})
+        assert select(of(unspecified), rules).reason == "not_hu"
+        assert select(of(unspecified), RULES).wanted
 
     def test_a_rule_is_switched_off(self, tmp_path):
         rules = overlaid(tmp_path, "rule.spectral_monoenergetic.on = false")

@@ -147,9 +147,13 @@ def test_a_segmentation_finds_its_series_by_images(tmp_path: Path) -> None:
     source_image = item(ReferencedSOPInstanceUID="1.2.2.1")
     derivation = item(SourceImageSequence=[source_image])
     seg.PerFrameFunctionalGroupsSequence = [item(DerivationImageSequence=[derivation])]
+    before = by_uid(open_folder(tmp_path))["1.2.2"].series
     path = write(root / "seg2.dcm", seg)
     source = open_folder(tmp_path)
     listings = by_uid(source)
+    after = listings["1.2.2"].series
+    assert (before.segmentations, after.segmentations) == (0, 1)
+    assert after.fingerprint != before.fingerprint  # so that it is indexed anew
     assert listings["1.2.4"].instances[0].references == ("1.2.2",)
     assert source.retrieve_segmentations(listings["1.2.2"].series, tmp_path) == [path]
 

@@ -279,18 +279,22 @@ class SlicesRule(_Rule):
 
     kind: Literal["slices"]
     min_slices: int = Field(ge=2)
+    min_slices_segmented: int = Field(ge=2)  #: where the archive holds a segmentation of them
     single_frame: tuple[str, ...]  #: SOP classes of one slice each; "" is one that is not listed
 
-    def judge(self, geometry: Geometry) -> tuple[str, bool]:
+    def judge(self, geometry: Geometry, series: Series) -> tuple[str, bool]:
         """How many slices it has, and whether they are enough."""
-        return str(len(geometry.slices)), len(geometry.slices) >= self.min_slices
+        return str(len(geometry.slices)), len(geometry.slices) >= self._least(series)
 
     def judge_listed(self, series: Series) -> tuple[str, bool] | None:
         """The same by the number of instances; None where they may hold many slices each."""
         classes = series.sop_classes or ("",)
         if series.instance_count is None or not set(classes) <= set(self.single_frame):
             return None
-        return str(series.instance_count), series.instance_count >= self.min_slices
+        return str(series.instance_count), series.instance_count >= self._least(series)
+
+    def _least(self, series: Series) -> int:
+        return self.min_slices_segmented if series.segmentations else self.min_slices
 
 
 class VoxelsRule(_Rule):
@@ -299,7 +303,7 @@ class VoxelsRule(_Rule):
     kind: Literal["voxels"]
     max_voxels: int = Field(ge=1)
 
-    def judge(self, geometry: Geometry) -> tuple[str, bool]:
+    def judge(self, geometry: Geometry, series: Series) -> tuple[str, bool]:
         """How many voxels it has, and whether they are not too many."""
         return str(prod(geometry.shape)), prod(geometry.shape) <= self.max_voxels
 
@@ -310,7 +314,7 @@ class PlaneRule(_Rule):
     kind: Literal["plane"]
     planes: tuple[Plane, ...]
 
-    def judge(self, geometry: Geometry) -> tuple[str, bool]:
+    def judge(self, geometry: Geometry, series: Series) -> tuple[str, bool]:
         """The plane its slices are nearest to, and whether it is wanted."""
         return geometry.plane, geometry.plane in self.planes
 
@@ -322,7 +326,7 @@ class AngleRule(_Rule):
     angle: Literal["oblique_deg", "tilt_deg"]
     max_deg: float = Field(ge=0, le=90)
 
-    def judge(self, geometry: Geometry) -> tuple[str, bool]:
+    def judge(self, geometry: Geometry, series: Series) -> tuple[str, bool]:
         """The angle, and whether it is small enough."""
         degrees = abs(float(getattr(geometry, self.angle)))
         return f"{degrees:.1f}", degrees <= self.max_deg

@@ -74,14 +74,14 @@ def select(listing: Listing, rules: Rules) -> Selection:
     the headers are there: without `geometry`, and with the reason "no_instances".
     """
     if listing.instances:
-        return _by_headers(listing.instances, rules)
+        return _by_headers(listing, rules)
     if listing.series.instance_count == 0:
         return _rejected("no_instances", _NO_INSTANCES, _skipped(rules, ()))
     return _by_listing(listing.series, rules)
 
 
-def _by_headers(instances: Sequence[Instance], rules: Rules) -> Selection:
-    sieved = _sieve(instances, rules.of_instances)
+def _by_headers(listing: Listing, rules: Rules) -> Selection:
+    sieved = _sieve(listing.instances, rules.of_instances)
     if not sieved.kept:
         return _nothing_left(sieved, rules)
     name, rule = rules.geometry
@@ -91,7 +91,7 @@ def _by_headers(instances: Sequence[Instance], rules: Rules) -> Selection:
         check = Check(rule=name, found=wrong.reason, verdict="rejected", sentence=wrong.sentence)
         checks = _skipped(rules, (*sieved.checks, check))
         return _rejected(wrong.reason, wrong.sentence, checks, sieved.left_out)
-    return _as_volume(geometry, sieved, rules)
+    return _as_volume(geometry, sieved, listing.series, rules)
 
 
 def _by_listing(series: Series, rules: Rules) -> Selection:
@@ -208,13 +208,13 @@ def _nothing_left(sieved: _Sieved, rules: Rules) -> Selection:
     return _rejected(reason, worst.sentence, _skipped(rules, final), sieved.left_out)
 
 
-def _as_volume(geometry: Geometry, sieved: _Sieved, rules: Rules) -> Selection:
+def _as_volume(geometry: Geometry, sieved: _Sieved, series: Series, rules: Rules) -> Selection:
     used, compact = _compact(geometry)
     instances = tuple(sieved.kept[i] for i in used)
     twice = len(sieved.kept) - len(instances)
     left_out = +Counter({**sieved.left_out, "duplicate": twice})
     slices = Check(rule=rules.geometry[0], found=_told(geometry), verdict="passed")
-    verdicts = [_judge(name, rule, geometry) for name, rule in rules.of_volumes.items()]
+    verdicts = [_judge(name, rule, geometry, series) for name, rule in rules.of_volumes.items()]
     checks = (*sieved.checks, slices, *verdicts)
     against = next((check for check in verdicts if check.verdict == "rejected"), None)
     if against:
@@ -239,9 +239,9 @@ def _compact(geometry: Geometry) -> tuple[list[int], Geometry]:
     return used, replace(geometry, slices=slices)
 
 
-def _judge(name: str, rule: VolumeRule, geometry: Geometry) -> Check:
+def _judge(name: str, rule: VolumeRule, geometry: Geometry, series: Series) -> Check:
     """What a rule says of the volume."""
-    return _verdict(name, rule, *rule.judge(geometry))
+    return _verdict(name, rule, *rule.judge(geometry, series))
 
 
 def _count(name: str, rule: VolumeRule, series: Series) -> Check | None:

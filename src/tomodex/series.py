@@ -22,7 +22,9 @@ class Series:
     modality: str  #: (0008,0060)
     sop_classes: tuple[str, ...] = ()  #: those of its instances, sorted
     instance_count: int | None = None  #: None where the archive does not say
-    fingerprint: str = ""  #: changes when instances come or go; "" where the archive cannot say
+    fingerprint: str = ""  #: changes when instances, or DICOM SEG objects that refer to them, come
+    #: or go; "" where the archive cannot say
+    segmentations: int = 0  #: DICOM SEG objects of the archive that refer to the series
     attributes: Mapping[str, str | float] = field(default_factory=dict)  #: by DICOM keyword
 
 
@@ -35,9 +37,16 @@ class Listing:
 
 
 def series_from(
-    instances: Sequence[Instance], sizes: Sequence[int], *, series_uid: str, study_uid: str
+    instances: Sequence[Instance],
+    sizes: Sequence[int],
+    *,
+    series_uid: str,
+    study_uid: str,
+    segmentation_uids: Sequence[str] = (),
 ) -> Series:
     """What the headers of a series say of it together; `sizes` are those of their files, bytes.
+
+    `segmentation_uids` are SOP Instance UIDs of the DICOM SEG objects that refer to it.
 
     Where headers differ, the most frequent text counts, and the median of the numbers: tube
     current changes from slice to slice.
@@ -49,7 +58,8 @@ def series_from(
         modality=_most_frequent(instance.modality for instance in instances),
         sop_classes=tuple(sorted({i.sop_class for i in instances if i.sop_class})),
         instance_count=len(instances),
-        fingerprint=_fingerprint(instances, sizes),
+        fingerprint=_fingerprint(instances, sizes, segmentation_uids),
+        segmentations=len(segmentation_uids),
         attributes=_common([instance.attributes for instance in instances]),
     )
 
@@ -87,7 +97,9 @@ def _uid(*parts: object) -> str:
 _NAMESPACE = uuid.UUID("0b3c5d4e-9a57-4f0e-8a63-5f0d4a1c7e21")
 
 
-def _fingerprint(instances: Iterable[Instance], sizes: Iterable[int]) -> str:
+def _fingerprint(
+    instances: Iterable[Instance], sizes: Iterable[int], segmentation_uids: Iterable[str]
+) -> str:
     """A hash that stays while the same instances are there, wherever and in whatever order.
 
     The size tells when pixels are replaced, the position tells slices apart whose UIDs are equal.
@@ -96,7 +108,8 @@ def _fingerprint(instances: Iterable[Instance], sizes: Iterable[int]) -> str:
         f"{instance.sop_uid} {size} {[frame.position_mm for frame in instance.frames[:1]]}"
         for instance, size in zip(instances, sizes, strict=True)
     }
-    return hashlib.blake2b("\n".join(sorted(lines)).encode(), digest_size=16).hexdigest()
+    text = "\n".join([*sorted(lines), *sorted(segmentation_uids)])
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _common(all_attributes: Sequence[Mapping[str, str | float]]) -> dict[str, str | float]:

@@ -93,7 +93,7 @@ order by folder.path, file.name, i.member
 """
 
 _SEGMENTATIONS_OF = f"""
-select folder.path, file.name, i.member
+select folder.path, file.name, i.member, i.sop_uid
 from instance i join file on file.id = i.file join folder on folder.id = file.folder
 where i.sop_class in ({", ".join(f"'{uid}'" for uid in sorted(SEGMENTATIONS))})
 and (i.file, i.member) in (
@@ -359,10 +359,10 @@ class Catalogue:
         uids = tuple(row[0] for row in self._db.execute(_REFERENCED, (file, member)))
         return replace(instance, references=uids)
 
-    def segmentations(self, series_uid: str) -> list[Place]:
-        """The DICOM SEG instances that refer to a series."""
+    def segmentations(self, series_uid: str) -> list[tuple[Place, str]]:
+        """The DICOM SEG instances that refer to a series, each with its SOP Instance UID."""
         rows = self._db.execute(_SEGMENTATIONS_OF, {"uid": series_uid})
-        return [Place(_path(folder, name), member) for folder, name, member in rows]
+        return [(Place(_path(folder, name), member), uid) for folder, name, member, uid in rows]
 
     def skipped(self) -> Mapping[str, int]:
         """How many files and members hold no instance, by reason."""

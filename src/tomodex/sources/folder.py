@@ -84,7 +84,7 @@ class FolderSource:
 
     def retrieve_segmentations(self, series: Series, into: Path) -> Sequence[Path]:
         """The same for the DICOM SEG instances that refer to the series."""
-        places = self._catalogue.segmentations(series.series_uid)
+        places = [place for place, _ in self._catalogue.segmentations(series.series_uid)]
         return self._files(places, into / "segmentations")
 
     # --- what was left out ----------------------------------------------------------------------
@@ -141,6 +141,7 @@ class FolderSource:
             [one.size for one in remembered],
             series_uid=series_uid,
             study_uid=min(one.study_uid for one in remembered),
+            segmentation_uids=[uid for _, uid in self._catalogue.segmentations(series_uid)],
         )
         return Listing(series=series, instances=instances)
 
