@@ -283,6 +283,19 @@ def test_a_member_that_claims_more_than_there_is_is_refused(tmp_path: Path) -> N
         names(path)
 
 
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, b"Z"])
+def test_a_member_of_negative_size_does_not_send_us_round_for_ever(
+    tmp_path: Path, kind: bytes
+) -> None:
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, -512
+    path = tmp_path / "a.tar"
+    first = tarfile.TarInfo("first").tobuf()
+    path.write_bytes(first + info.tobuf(tarfile.GNU_FORMAT) + bytes(2**12))
+    with pytest.raises(Unsuitable, match=r"claims -512 bytes|overlap"):
+        names(path)
+
+
 def test_an_encrypted_member_is_skipped(tmp_path: Path) -> None:
     path = pack(tmp_path / "archive" / "a.zip", slices("1.2.1", 2))
     data = bytearray(path.read_bytes())
