@@ -279,3 +279,33 @@ def test_memory_and_threads_are_bounded_as_asked(path: Path) -> None:
     with opened(path, "?memory=200MB&threads=1")._store.reading() as db:
         settings = "select current_setting('memory_limit'), current_setting('threads')"
         assert db.execute(settings).fetchone() == ("190.7 MiB", 1)
+
+
+def test_a_folder_that_is_not_there_is_refused(path: Path) -> None:
+    with pytest.raises(Misconfigured, match="cannot be written: No such file"):
+        opened(path / "missing.duckdb" / "index.duckdb")
+
+
+def test_a_batch_is_safe_where_there_is_no_room_to_put_it_in_order(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(store: FileStore) -> None:
+        raise Unavailable("there is no room")
+
+    monkeypatch.setattr(adapter, "UNSORTED", 10)
+    monkeypatch.setattr(FileStore, "tidy", full)
+    index = opened(path)
+    index.write(archive())
+    assert index.search(asked("")).series == 300
+
+
+def test_a_replacement_that_fails_leaves_the_file_as_it_is(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = opened(path)
+    index.write(archive())
+    monkeypatch.setattr("tomodex.indexes.duckdb.store.IN_ORDER", "select error('x')")
+    with pytest.raises(duckdb.Error):
+        index._store.tidy()
+    assert index.search(asked("")).series == 300
+    assert not list(path.parent.glob("*.new*"))

@@ -7,6 +7,7 @@ conditions.py   a term of a query -> a condition in SQL
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
@@ -16,13 +17,15 @@ from urllib.parse import parse_qsl, urlsplit
 import duckdb
 
 from tomodex.annotation import AnnotatedSeries
-from tomodex.errors import Misconfigured
+from tomodex.errors import Misconfigured, Unavailable
 from tomodex.indexes.duckdb.conditions import condition_of
 from tomodex.indexes.duckdb.facets import columns_of, count
 from tomodex.indexes.duckdb.schema import insert, key_of, labels
 from tomodex.indexes.duckdb.store import FileStore, MemoryStore, Store
 from tomodex.registry import path_of
 from tomodex.search import SEARCHABLE, Hit, Page, Query
+
+log = logging.getLogger(__name__)
 
 #: Options of the URL, and what they are if it does not say.
 OPTIONS = {"memory": "1GB", "threads": "2", "wait": "10"}
@@ -84,7 +87,7 @@ class DuckDBIndex:
             rows = insert(db, batch, _next_number(db))
             untidy = _count_unsorted(db, rows)
         if untidy:
-            self._store.tidy()
+            self._tidy()
 
     def erase(self, series_uids: Sequence[str]) -> None:
         with self._store.writing() as db:
@@ -111,6 +114,13 @@ class DuckDBIndex:
 
     def clear(self) -> None:
         self._store.clear()
+
+    def _tidy(self) -> None:
+        try:
+            self._store.tidy()
+        except Unavailable:
+            # The batch is safe all the same, and the next one tries again.
+            log.warning("index_out_of_order", exc_info=True)
 
     def close(self) -> None:
         self._store.close()

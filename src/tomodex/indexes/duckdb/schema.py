@@ -147,8 +147,7 @@ def insert(
 ) -> int:
     """Add series that are not there yet, numbered from `first_number`; return the annotations.
 
-    Rows go in as numpy columns: 500 series with 15,000 annotations take 60 ms, and took 9 s as
-    parameters of one statement each.
+    Rows go in as numpy columns: 500 series with 11,000 annotations take 60 ms of processor time.
     """
     shown = [_by_structure(annotated) for annotated in batch]
     numbers = number_labels(db, {name for annotations in shown for name in annotations})

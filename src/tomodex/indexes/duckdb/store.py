@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TextIO
 
 import duckdb
 
@@ -90,12 +90,12 @@ class FileStore:
     """
 
     def __init__(self, path: Path, options: Mapping[str, str], wait_s: float) -> None:
-        self._path = path
-        self._fresh = path.with_name(f"{path.name}.new")
+        self._path = path.absolute()
+        self._fresh = self._path.with_name(f"{path.name}.new")
         self._wait_s = wait_s
-        self._options = {**options, "temp_directory": f"{path}.tmp"}
+        self._options = {**options, "temp_directory": f"{self._path}.tmp"}
         self._db = self._start()
-        if not path.exists():
+        if not self._path.exists():
             self._create()
 
     @contextmanager
@@ -144,20 +144,26 @@ class FileStore:
     @contextmanager
     def _replacement(self) -> Iterator[None]:
         """New, empty tables, which take the place of the file if all goes well."""
+        self._discard_fresh()
+        try:
+            with self._translated():
+                self._db.execute(f"attach {_literal(self._fresh)} as fresh")
+                try:
+                    self._db.execute("use fresh")
+                    create_tables(self._db)
+                    yield
+                    self._db.execute("checkpoint fresh")
+                finally:
+                    self._detach("fresh")
+            # A journal is of one file; left behind, it would be read into its successor.
+            _journal(self._path).unlink(missing_ok=True)
+            self._fresh.replace(self._path)
+        finally:
+            self._discard_fresh()
+
+    def _discard_fresh(self) -> None:
         for left_over in (self._fresh, _journal(self._fresh)):
             left_over.unlink(missing_ok=True)
-        with self._translated():
-            self._db.execute(f"attach {_literal(self._fresh)} as fresh")
-            try:
-                self._db.execute("use fresh")
-                create_tables(self._db)
-                yield
-                self._db.execute("checkpoint fresh")
-            finally:
-                self._detach("fresh")
-        # A journal is of one file; left behind, it would be read into its successor.
-        _journal(self._path).unlink(missing_ok=True)
-        self._fresh.replace(self._path)
 
     @contextmanager
     def _attached(self, how: str) -> Iterator[None]:
@@ -197,14 +203,21 @@ class FileStore:
     @contextmanager
     def _held(self) -> Iterator[None]:
         """This process and thread is the only writer, and the only reader in this process."""
-        lock = self._path.with_name(f"{self._path.name}.lock")
-        with _lock_of(self._path), lock.open("a") as file:
+        with _lock_of(self._path), self._lock_file() as file:
             deadline = time.monotonic() + self._wait_s
             while not _is_locked(file.fileno()):
                 if time.monotonic() > deadline:
                     raise Unavailable(f"another process writes to the index {self._path}")
                 time.sleep(PAUSE_S)
             yield
+
+    def _lock_file(self) -> TextIO:
+        try:
+            return self._path.with_name(f"{self._path.name}.lock").open("a")
+        except OSError as error:
+            raise Misconfigured(
+                f"the index {self._path} cannot be written: {error.strerror}"
+            ) from error
 
     def _check_version(self) -> None:
         select = "select value from tomodex.meta where key = 'version'"
