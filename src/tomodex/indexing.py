@@ -15,6 +15,7 @@ from tomodex.discovery import Discovery, discover
 from tomodex.errors import Unavailable
 from tomodex.logs import log_to_stderr
 from tomodex.queues import Lane, Queue, Status
+from tomodex.segmenters import require_segmenter
 from tomodex.selection import load_rules
 from tomodex.settings import Settings
 from tomodex.sinks import Sink
@@ -55,8 +56,11 @@ def index_source(settings: Settings, url: str, lane: Lane, progress: ProgressOf)
 
     Raises:
         Unavailable: the source or the index did not answer; what was done is kept.
+        Misconfigured: something is missing that a worker would miss only later.
     """
     begin = time.monotonic()
+    for segmenter in settings.segmenters:
+        require_segmenter(segmenter)
     queue = queue_of(settings)
     source = source_of(settings, url)
     discovery = discover(

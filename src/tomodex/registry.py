@@ -6,7 +6,7 @@ group ``tomodex.<port>``. Both take the same road, and are imported only when na
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -22,6 +22,11 @@ def open_adapter(port: str, url: str, known: Mapping[str, str], **context: objec
     Raises:
         Misconfigured: no adapter has that scheme, or what it needs is not installed.
     """
+    return find_adapter(port, url, known)(url, **context)
+
+
+def find_adapter(port: str, url: str, known: Mapping[str, str]) -> Callable[..., Any]:
+    """The factory for `url`, not yet called; raises as `open_adapter` does."""
     scheme = urlsplit(url).scheme
     others = {e.name: e.value for e in entry_points(group=f"tomodex.{port}")}
     table = {**others, **known}
@@ -29,12 +34,12 @@ def open_adapter(port: str, url: str, known: Mapping[str, str], **context: objec
         raise Misconfigured(f"no {port} for {url!r}; known: {', '.join(sorted(table))}")
     module, _, name = table[scheme].partition(":")
     try:
-        factory = getattr(import_module(module), name)
+        factory: Callable[..., Any] = getattr(import_module(module), name)
     except ImportError as missing:
         raise Misconfigured(
             f"{scheme}: needs {missing.name}; pip install 'tomodex[{scheme}]'"
         ) from missing
-    return factory(url, **context)
+    return factory
 
 
 def path_of(url: str) -> Path:

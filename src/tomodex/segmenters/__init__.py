@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
-from tomodex.registry import open_adapter
+from tomodex.registry import find_adapter, open_adapter
 from tomodex.segmentation import Segmentation
 from tomodex.volume import Volume
 
@@ -38,3 +38,12 @@ class Segmenter(Protocol):
 def open_segmenter(url: str) -> Segmenter:
     """Open the segmenter that `url` names."""
     return cast(Segmenter, open_adapter("segmenter", url, ADAPTERS))
+
+
+def require_segmenter(url: str) -> None:
+    """See to it that there is a segmenter for `url`, without loading any model.
+
+    Raises:
+        Misconfigured: there is none, or what it needs is not installed.
+    """
+    find_adapter("segmenter", url, ADAPTERS)
