@@ -164,7 +164,7 @@ def _cartilage(front: LPS, number: int, side: str) -> tuple[Solid, ...]:
 def _sternum(plan: Plan) -> Iterator[Paint]:
     handle = [(0, -47, 404), (0, -66, 378)]
     blade = [(0, -66, 378), (0, -82, 345), (0, -94, 310), (0, -101, 264)]
-    for tissue, thinner in (("cortex", 0.0), ("spongiosa", 2.0)):
+    for tissue, thinner in (("cortex", 0.0), ("spongiosa", 1.3)):
         yield plan.paint(
             "sternum",
             tissue,
@@ -237,7 +237,8 @@ def _shoulder(plan: Plan, side: str) -> Iterator[Paint]:
     yield plan.paint(f"clavicula_{side}", "cortex", *tube(collar, [7, 5.5, 5, 6]))
     yield plan.paint(f"scapula_{side}", "cortex", *_scapula(side))
     head, shaft = _arm(plan, side)
-    yield plan.paint(f"humerus_{side}", "cortex", _ball(head, 24), *tube(shaft, [16, 11.5, 11]))
+    yield plan.paint(f"humerus_{side}", "compact", *tube(shaft, [16, 11.5, 11]))
+    yield plan.paint(f"humerus_{side}", "cortex", _ball(head, 24))
     yield plan.paint(f"humerus_{side}", "spongiosa", _ball(head, 21))
     yield plan.paint(f"humerus_{side}", "marrow", *tube(shaft[1:], [6, 5.5]))
 
@@ -301,12 +302,8 @@ def _thigh(plan: Plan, side: str) -> Iterator[Paint]:
     head = mirrored(side, [(90, 2, -88)])[0]
     neck = mirrored(side, [(90, 2, -88), (126, 14, -106), (136, 18, -112)])
     shaft = mirrored(side, [(130, 14, -112), (124, 10, -180), (110, 2, -320), (100, 0, -430)])
-    outer: list[Solid] = [
-        _ball(head, 24.5),
-        *tube(neck, [13, 16, 17]),
-        *tube(shaft, [18, 14, 13.5, 14]),
-    ]
     inner: list[Solid] = [_ball(head, 22), *tube(neck, [9, 13, 14]), *tube(shaft[:2], [15, 8])]
-    yield plan.paint(f"femur_{side}", "cortex", *outer)
+    yield plan.paint(f"femur_{side}", "compact", *tube(shaft, [18, 14, 13.5, 14]))
+    yield plan.paint(f"femur_{side}", "cortex", _ball(head, 24.5), *tube(neck, [13, 16, 17]))
     yield plan.paint(f"femur_{side}", "spongiosa", *inner)
     yield plan.paint(f"femur_{side}", "marrow", *tube(shaft[1:], [7, 7, 7]))

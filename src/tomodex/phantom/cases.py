@@ -160,7 +160,7 @@ DEMO: tuple[Case, ...] = (
     ),
     Case(
         name="enhanced-abdomen", patient=_HEIDI, study="enhanced", study_date="20230416",
-        series_number=9, description="ABDOMEN 3.5 MULTIFRAME", reach=("T9", "L4"),
+        series_number=9, description="ABDOMEN 3.5 MULTIFRAME", reach=("T11", "L5"),
         field_mm=(366, 284), spacing_mm=(3.5, 2.6, 2.3), thickness_mm=3.5, enhancement_hu=60,
         form="enhanced", syntax="j2k", manufacturer="Phantom East", model="E 640",
     ),

@@ -75,10 +75,8 @@ def _describe(number: int, name: str) -> SegmentDescription:
     description = SegmentDescription(
         segment_number=number,
         segment_label=structure.display,
-        segmented_property_category=_category(structure),
-        segmented_property_type=Code(
-            structure.snomed_base, "SCT", structure.snomed_base_display[:64]
-        ),
+        segmented_property_category=_code(structure.category_code, structure.category_display),
+        segmented_property_type=_code(structure.snomed_base, structure.snomed_base_display),
         algorithm_type="AUTOMATIC",
         algorithm_identification=AlgorithmIdentificationSequence(
             name="Tomodex phantom",
@@ -91,26 +89,32 @@ def _describe(number: int, name: str) -> SegmentDescription:
     return description
 
 
-def _category(structure: Structure) -> Code:
-    return Code(structure.category_code, "SCT", structure.category_display)
+def _code(value: str, display: str) -> Code:
+    """In SNOMED CT; without the kind of concept that its full name ends on, at most 64 long."""
+    return Code(value, "SCT", display.split(" (")[0][:64])
 
 
 def _site(structure: Structure) -> list[Code] | None:
     """Where a finding is; anatomy is where it is."""
     if not structure.site_code:
         return None
-    return [Code(structure.site_code, "SCT", structure.site_display[:64])]
+    return [_code(structure.site_code, structure.site_display)]
 
 
 def _add_side(description: Dataset, structure: Structure) -> None:
-    """Left or right, as a modifier of the type (PS3.3 C.8.20.4)."""
-    code = structure.type_modifier
-    if code:
-        side = Dataset()
-        side.CodeValue, side.CodingSchemeDesignator = code, "SCT"
-        side.CodeMeaning = _SIDES[code]
+    """Left or right, as a modifier of the type or of the region (PS3.3 C.8.20.4, 10.5)."""
+    if structure.type_modifier:
         kind = description.SegmentedPropertyTypeCodeSequence[0]
-        kind.SegmentedPropertyTypeModifierCodeSequence = [side]
+        kind.SegmentedPropertyTypeModifierCodeSequence = [_side(structure.type_modifier)]
+    if structure.site_modifier:
+        region = description.AnatomicRegionSequence[0]
+        region.AnatomicRegionModifierSequence = [_side(structure.site_modifier)]
+
+
+def _side(code: str) -> Dataset:
+    side = Dataset()
+    side.CodeValue, side.CodingSchemeDesignator, side.CodeMeaning = code, "SCT", _SIDES[code]
+    return side
 
 
 def _dated(ds: Dataset, case: Case, seed: int) -> Dataset:
@@ -120,6 +124,8 @@ def _dated(ds: Dataset, case: Case, seed: int) -> Dataset:
     for keyword in ("InstanceCreationDate", "InstanceCreationTime"):
         if keyword in ds:
             delattr(ds, keyword)
+    for item in ds.get("ContributingEquipmentSequence", []):
+        item.ContributionDateTime = f"{case.study_date}170000"
     uid = dicom.make_uid(seed, case.name, "segmentation dimensions")
     for item in (*ds.DimensionOrganizationSequence, *ds.DimensionIndexSequence):
         item.DimensionOrganizationUID = uid

@@ -46,6 +46,7 @@ class Truth:
     patient_sex: str
     patient_age: int
     study_date: str  #: YYYYMMDD
+    slice_thickness_mm: float
     instance_count: int
     shape: tuple[int, int, int] | None  #: (slices, rows, columns); None where there is no volume
     affine: tuple[tuple[float, ...], ...] | None  #: (4, 4), (slice, row, column, 1) -> LPS mm

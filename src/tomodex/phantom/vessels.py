@@ -38,21 +38,21 @@ def _pulmonary_veins(plan: Plan) -> list[Solid]:
 
 
 def _neck_veins(plan: Plan) -> Iterator[Paint]:
-    left = [(40, -28, 430), (20, -32, 422), (-4, -28, 411), (-25, -17, 402)]
+    left = [(40, -30, 432), (20, -38, 425), (-4, -34, 415), (-25, -17, 402)]
     right = [(-34, -22, 434), (-31, -19, 418), (-27, -16, 403)]
     yield plan.paint("brachiocephalic_vein_left", "vein", *plan.pipe(left, [6.5, 6.5, 6.5, 7]))
     yield plan.paint("brachiocephalic_vein_right", "vein", *plan.pipe(right, [7, 7, 7.5]))
 
 
 def _neck_arteries(plan: Plan) -> Iterator[Paint]:
-    trunk = [(-6, -12, 398), (-14, -11, 416), (-22, -9, 432)]
+    trunk = [(-3, -24, 404), (-12, -17, 418), (-22, -9, 432)]
     carotids = {
         "right": [(-22, -9, 432), (-26, -6, 455), (-30, -2, 478), (-30, -6, 522)],
-        "left": [(8, -6, 402), (17, -3, 435), (29, -1, 470), (30, -6, 522)],
+        "left": [(9, -20, 408), (17, -6, 435), (29, -1, 470), (30, -6, 522)],
     }
     subclavian = {
         "right": [(-24, -8, 433), (-42, 0, 450), (-64, -5, 442), (-108, -8, 424)],
-        "left": [(17, 10, 402), (24, 8, 434), (43, 2, 452), (65, -5, 443), (108, -8, 424)],
+        "left": [(21, -4, 408), (24, 7, 434), (43, 2, 452), (65, -5, 443), (108, -8, 424)],
     }
     yield plan.paint("brachiocephalic_trunk", "artery", *plan.pipe(trunk, [6.5, 6.5, 6.5]))
     for side in ("right", "left"):
@@ -65,14 +65,14 @@ def _neck_arteries(plan: Plan) -> Iterator[Paint]:
 
 def _aorta(plan: Plan) -> tuple[Solid, ...]:
     """From the heart over the arch, then down before the spine to the fork at L4."""
-    arch = [(2, -20, 342), (-13, -26, 362), (-14, -20, 384), (-4, -8, 398), (12, 8, 402)]
-    down = [(21, 24, 394), (24, 38, 374)]
+    arch = [(2, -20, 342), (-13, -26, 362), (-13, -27, 384), (-2, -26, 398), (14, -16, 405)]
+    down = [(24, 2, 403), (26, 24, 392), (25, 38, 372)]
     chest = [(22, 38, 340), (20, 36, 300), (18, 30, 265), (15, 22, 235)]
     belly = []
     for name in ("T12", "L1", "L2", "L3"):
         x, y, z = SPINE[name].center
         belly.append((x + 8, y - SPINE[name].half[1] - 11, z))
-    radii = [16, 16, 15.5, 14.5, 14, 13.5, 13, 12.5, 12, 12, 11.5, 11, 10.5, 10, 9.5, 9]
+    radii = [16, 16, 15.5, 14, 13, 13, 13, 13, 12.5, 12, 12, 11.5, 11, 10.5, 10, 9.5, 9]
     return plan.pipe([*arch, *down, *chest, *belly, (3, -5, 45)], radii, shift_mm=0.7)
 
 

@@ -71,6 +71,7 @@ def _truth(
         patient_sex=case.patient.sex,
         patient_age=case.age,
         study_date=case.study_date,
+        slice_thickness_mm=case.thickness_mm,
         instance_count=len(images),
         shape=(len(scan.hu), *scan.hu.shape[1:]) if wanted else None,
         affine=tuple(tuple(map(float, row)) for row in scan.affine) if wanted else None,
