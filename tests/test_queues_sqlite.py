@@ -385,6 +385,26 @@ def test_a_queue_held_by_another_process_is_unavailable(file, raw):
     assert queue.put([new("1.2")]) == 1
 
 
+def test_a_queue_held_for_a_moment_is_waited_for(file, raw):
+    queue = SqliteQueue(f"sqlite://{file}")
+    raw.execute("begin immediate")
+    release = threading.Timer(0.3, lambda: raw.execute("rollback"))
+    release.start()
+    assert queue.put([new("1.2")]) == 1
+    release.join()
+
+
+def test_a_slow_source_does_not_hold_up_the_others(file):
+    queue, other = SqliteQueue(f"sqlite://{file}"), SqliteQueue(f"sqlite://{file}?busy_s=0.1")
+
+    def slow():
+        yield new("1.2")
+        other.put([new("1.3")])
+        yield new("1.4")
+
+    assert queue.put(slow()) == 2
+
+
 def test_a_full_disk_is_unavailable_and_stores_nothing(file):
     queue = SqliteQueue(f"sqlite://{file}")
     queue._db.pragma("max_page_count", queue._db.pragma("page_count") + 2)

@@ -253,6 +253,7 @@ class QueueContract:
     def test_a_waiting_series_moves_up_but_never_down(self, queue):
         queue.put([new("1", "daily", date="2001-01-01"), new("2", "backfill")])
         assert queue.put([new("2", "on-demand"), new("1", "backfill", date="2001-01-01")]) == 0
+        assert queue.count() == {("on-demand", "ready"): 1, ("daily", "ready"): 1}
         assert order_of(queue) == ["2", "1"]
 
     def test_a_completed_series_does_not_move(self, queue):

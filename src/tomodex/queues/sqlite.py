@@ -40,7 +40,7 @@ from tomodex.queues import (
     Task,
     TaskState,
 )
-from tomodex.queues.sqlite_file import lock_file, named_errors, open_file
+from tomodex.queues.sqlite_file import lock_file, named_errors, open_file, transaction
 from tomodex.registry import path_of
 from tomodex.series import Series
 
@@ -471,8 +471,8 @@ class SqliteQueue:
     @contextmanager
     def _writing(self) -> Iterator[apsw.Connection]:
         """One transaction; what it did survives the end of any process, `kill -9` included."""
-        with self._lock, named_errors(self._file), self._db as db:
-            yield db
+        with self._lock, named_errors(self._file), transaction(self._db):
+            yield self._db
 
     @contextmanager
     def _writing_durably(self) -> Iterator[apsw.Connection]:
@@ -480,8 +480,8 @@ class SqliteQueue:
         with self._lock, named_errors(self._file):
             self._db.pragma("synchronous", "full")
             try:
-                with self._db as db:
-                    yield db
+                with transaction(self._db):
+                    yield self._db
             finally:
                 self._db.pragma("synchronous", "normal")
 
