@@ -338,7 +338,8 @@ def test_structures_that_overlap_lie_in_layers_of_their_own(
     overlapping = LIVER_MASK | SPLEEN_MASK
     frames = [
         *frames_of(LIVER_MASK, AXIAL),
-        *frames_of(overlapping, AXIAL, segment=2),
+        # From its other end, so that it is half painted when it meets the liver.
+        *frames_of(overlapping, AXIAL, segment=2)[::-1],
         *frames_of(kidney, AXIAL, segment=3),
     ]
     segments = [Seg(), Seg(kind=SPLEEN), Seg(kind=KIDNEY, modifier=LEFT)]
@@ -503,6 +504,8 @@ def test_frames_on_a_grid_of_their_own_give_the_nearest_label(
     centred[:3, 3] += volume.affine[:3] @ (2.6, 4.013, 5.107, 1)
     centred[:3, 3] -= seg_affine[:3] @ (8, 9, 10, 1)
     mask = np.random.default_rng(1).random(shape) < 0.5
+    # Empty frames are not written; their neighbours do not take their place.
+    mask[[5, 8, 9]] = False
     between_mm = float(np.linalg.norm(seg_affine[:3, 0]))
     path = write_seg(tmp_path / "a.dcm", frames_of(mask, centred), between_mm=between_mm)
     expected, tied = nearest(mask, centred, volume)
@@ -512,32 +515,48 @@ def test_frames_on_a_grid_of_their_own_give_the_nearest_label(
     assert np.array_equal(found[~tied], expected[~tied])
 
 
+@pytest.mark.parametrize("kind", ["LABELMAP", "BINARY"])
+@pytest.mark.parametrize("step_mm", [2.0, 1 / 3, 0.7, 1.1, 5.000001])
+@pytest.mark.parametrize("place", [AXIAL, OBLIQUE])
 def test_every_voxel_half_way_between_two_frames_belongs_to_one_of_them(
-    segmenter: Segmenter, tmp_path: Path
+    segmenter: Segmenter,
+    tmp_path: Path,
+    kind: str,
+    step_mm: float,
+    place: npt.NDArray[np.float64],
 ) -> None:
-    """Frames of 4 mm on slices of 2 mm: no slice is left out between them, and none is doubled."""
-    coarse = AXIAL @ np.diag([2, 1, 1, 1])
-    full = np.ones((3, *SHAPE[1:]), np.bool_)
-    labels = np.arange(1, 4, dtype=np.uint8)[:, np.newaxis, np.newaxis] * full.astype(np.uint8)
-    segments = [Seg(), Seg(kind=SPLEEN), Seg(kind=KIDNEY, modifier=LEFT)]
-    for kind, frames in (
-        ("LABELMAP", frames_of(labels, coarse)),
-        (
-            "BINARY",
-            [
-                Frame(pixels=full[k], affine=frame_affine(coarse, k), segment=k + 1)
-                for k in range(3)
-            ],
-        ),
-    ):
-        path = write_seg(tmp_path / f"{kind}.dcm", frames, segments, kind=kind, between_mm=4.0)
-        masks = found_masks(segmenter.segment(volume_of(), [path]))
-        slices = [mask.all(axis=(1, 2)) for mask in masks.values()]
-        # What is half-way goes to the later one, so that nothing is left for the last slice.
-        assert np.sum(slices, axis=0).tolist() == [1, 1, 1, 1, 1, 0]
-        assert all(
-            np.array_equal(m, m.all(axis=(1, 2))[:, None, None] & full[0]) for m in masks.values()
+    """Frames twice as far apart as slices: none is left out between them, and none is doubled."""
+    affine = place @ np.diag([step_mm / 2.0, 1, 1, 1])
+    full = np.ones(SHAPE[1:], np.uint8)
+    frames = [
+        Frame(
+            pixels=full * (k + 1 if kind == "LABELMAP" else 1),
+            affine=frame_affine(affine, 2 * k),
+            segment=k + 1,
         )
+        for k in range(3)
+    ]
+    segments = [Seg(), Seg(kind=SPLEEN), Seg(kind=KIDNEY, modifier=LEFT)]
+    path = write_seg(tmp_path / "a.dcm", frames, segments, kind=kind, between_mm=2 * step_mm)
+    masks = found_masks(segmenter.segment(volume_of(affine), [path]))
+    slices = [mask.all(axis=(1, 2)) for mask in masks.values()]
+    assert all(
+        mask.any(axis=(1, 2)).sum() == mask.all(axis=(1, 2)).sum() for mask in masks.values()
+    )
+    # What is half-way goes to the later frame, so that nothing is left for the last slice.
+    assert np.sum(slices, axis=0).tolist() == [1, 1, 1, 1, 1, 0]
+
+
+def test_a_pixel_covers_all_voxels_in_it(segmenter: Segmenter, tmp_path: Path) -> None:
+    coarse = AXIAL @ np.diag([3, 5, 5, 1])
+    coarse[:3, 3] = AXIAL[:3] @ (-2, 1, 2, 1)
+    pixels = np.zeros((3, 3), np.bool_)
+    pixels[1, 1] = True
+    frames = [Frame(pixels=pixels, affine=frame_affine(coarse, 1))]
+    expected = np.zeros(SHAPE, np.bool_)
+    expected[0:3, 4:9, 5:10] = True
+    path = write_seg(tmp_path / "a.dcm", frames, between_mm=6.0)
+    assert_shows(segmenter.segment(volume_of(), [path]), liver=expected)
 
 
 def test_a_slightly_uneven_stack_has_no_holes(segmenter: Segmenter, tmp_path: Path) -> None:
@@ -607,6 +626,7 @@ def test_a_segment_is_named(segmenter: Segmenter, tmp_path: Path, segment: Seg, 
         (Seg(kind=LIVER, modifier=("50974003", "SCT", "Cortex")), "SCT:10200004 Liver"),
         (Seg(kind=KIDNEY, label="liver"), "SCT:64033007 Kidney"),
         (Seg(kind=("51114001", "SCT", "Artery"), label="liver"), "SCT:51114001 Artery"),
+        (Seg(kind=("20982000", "SCT", "Capillary"), label="liver"), "SCT:20982000 Capillary"),
         (Seg(kind=TISSUE, category=TISSUE, label="kidney"), "SCT:85756007 Tissue"),
         (Seg(kind=None), "without a code"),
     ],
@@ -724,6 +744,24 @@ def test_a_structure_with_a_broken_frame_is_left_out_and_the_rest_stays(
     with caplog.at_level(logging.WARNING):
         assert_shows(segmenter.segment(volume_of(), [path]), spleen=SPLEEN_MASK)
     assert [record.message for record in caplog.records] == ["segmentation_skipped"]
+
+
+def test_a_frame_is_not_decoded_to_more_than_can_be_meant(
+    segmenter: Segmenter, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Compressed pixels may be few for a frame of any size."""
+    path = write_seg(
+        tmp_path / "a.dcm",
+        GOOD[:1],
+        kind="FRACTIONAL",
+        transfer_syntax=RLELossless,
+        encoded=[_rle(GOOD[0].pixels.astype(np.uint8))],
+        Rows=65535,
+        Columns=65535,
+    )
+    with caplog.at_level(logging.WARNING):
+        assert segmenter.segment(volume_of(), [path]) is None
+    assert caplog.records[0].__dict__["reason"] == "too_large"
 
 
 def _rle(pixels: npt.NDArray[np.uint8]) -> bytes:
