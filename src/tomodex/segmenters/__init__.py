@@ -1,6 +1,6 @@
 """What finds structures in a volume.
 
-    dicomseg:  DICOM SEG objects that the archive holds already    dicomseg.py
+    dicomseg:  DICOM SEG objects that the archive holds already    dicomseg/
     none:      nothing: the series is findable by its tags alone   none.py
 
 The scheme of a URL picks one of these; see `registry.py`.
