@@ -83,7 +83,7 @@ def run_demo(folder: Path, settings: Settings, progress: ProgressOf) -> Report:
     truths = write_phantoms(folder / "phantoms", progress=progress("making phantom series"))
     summary = index_source(settings, source_url(str(folder / "phantoms")), "on-demand", progress)
     verdicts, right = _verdicts(truths, queue_of(settings))
-    answers = [_ask(question, truths, settings) for question in QUESTIONS]
+    answers = [ask(question, truths, settings) for question in QUESTIONS]
     return Report(
         lines=[
             *_what_came(summary, len(truths)),
@@ -118,8 +118,8 @@ def _verdicts(truths: Sequence[Truth], queue: Queue) -> tuple[Table, bool]:
     return tables.rows_table(("series", "became", "because", ""), rows), right
 
 
-def _ask(question: Question, truths: Sequence[Truth], settings: Settings) -> tuple[list[str], bool]:
-    """The answer to a question, beside the series that had to be found."""
+def ask(question: Question, truths: Sequence[Truth], settings: Settings) -> tuple[list[str], bool]:
+    """The answer to a question beside what had to be found, and whether they agree."""
     page = index_of(settings).search(parse(question.text, load_terminology()))
     names = {truth.series_uid: truth.name for truth in truths}
     found = {names.get(hit.series_uid, hit.series_uid) for hit in page.hits}
