@@ -16,6 +16,7 @@ from highdicom._standard_utils import (
     get_sop_class_iod_map,
 )
 
+from tomodex.geometry import find_geometry
 from tomodex.instance import read_instance
 from tomodex.phantom import DEMO, write_phantom, write_phantoms
 from tomodex.phantom.anatomy import Body, draw_body
@@ -333,7 +334,12 @@ def test_the_demo_has_what_its_page_promises():
     assert {case.sex for case in {c.patient for c in wanted}} == {"M", "F"}
     assert any(not case.seg for case in wanted)
     page = Path(__file__).parent.parent / "docs" / "reference" / "phantoms.md"
-    assert all(f"`{case.name}`" in page.read_text("utf-8") for case in DEMO)
+    for case in DEMO:
+        row = next(
+            row for row in page.read_text("utf-8").splitlines() if f"| `{case.name}` |" in row
+        )
+        assert case.reason in row
+        assert case.reason or " x ".join(f"{mm:g}" for mm in case.spacing_mm) in row
 
 
 def truth_of(name: str) -> dict:
@@ -396,6 +402,18 @@ def test_selection_says_of_every_series_what_its_truth_says(archive):
         if selection.geometry:
             assert selection.geometry.shape == truth.shape
             assert selection.geometry.affine == pytest.approx(np.array(truth.affine), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "tilt", "plane"), [("head-tilted", 16, "axial"), ("chest-coronal", 0, "coronal")]
+)
+def test_a_series_lies_as_its_case_says(archive, name, tilt, plane):
+    paths = (archive[0] / name / "image").iterdir()
+    geometry = find_geometry([i for path in paths if (i := read_instance(path, str))])
+    assert geometry.tilt_deg == pytest.approx(tilt, abs=0.01)
+    assert geometry.plane == plane
+    spacing = np.linalg.norm(geometry.affine[:3, :3], axis=0)
+    assert spacing == pytest.approx(next(c for c in WRITTEN if c.name == name).spacing_mm)
 
 
 def test_every_file_says_that_it_is_a_phantom(archive):
@@ -491,27 +509,44 @@ def test_the_transfer_syntaxes_are_those_of_the_cases(archive):
     assert len(found) >= 5
 
 
+def label_map(seg: pydicom.Dataset, affine: Affine, shape: tuple[int, ...]) -> np.ndarray:
+    """Labels that a SEG has on a grid whose slices its frames are, each put where it says."""
+    known = load_terminology().structures
+    by_display = {known[name].display: label for name, label in LABELS.items()}
+    labels = {s.SegmentNumber: by_display.get(s.SegmentLabel, 0) for s in seg.SegmentSequence}
+    labels[0] = 0
+    found = np.zeros(shape, int)
+    for frame, group in zip(seg.pixel_array, seg.PerFrameFunctionalGroupsSequence, strict=True):
+        place = group.PlanePositionSequence[0].ImagePositionPatient
+        index = np.linalg.solve(affine, [*place, 1])[:3]
+        k = round(index[0])
+        assert index == pytest.approx([k, 0, 0], abs=1e-3)
+        if seg.SegmentationType == "LABELMAP":
+            found[k] = np.vectorize(labels.get)(frame)
+        else:
+            number = group.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+            found[k][frame > 0] = labels[number]
+    return found
+
+
 @pytest.mark.parametrize("name", ["head-tilted", "pelvis", "enhanced-abdomen"])
-def test_the_segmentation_has_the_voxels_of_the_truth(archive, name):
-    """Labelmap and binary, read with nothing of ours."""
+def test_the_segmentation_has_the_labels_of_the_scan(archive, name):
+    """Labelmap and binary, tilted and multi-frame, read with nothing of ours."""
     folder, truths = archive
     seg = pydicom.dcmread(next((folder / name / "seg").iterdir()))
     assert seg.SOPInstanceUID == truths[name].segmentation_uid
     assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == truths[name].series_uid
-    known = load_terminology().structures
-    counts = {s.SegmentLabel: 0 for s in seg.SegmentSequence}
-    labels = {s.SegmentNumber: s.SegmentLabel for s in seg.SegmentSequence}
-    pixels = seg.pixel_array
-    for frame, group in zip(pixels, seg.PerFrameFunctionalGroupsSequence, strict=True):
-        if seg.SegmentationType == "LABELMAP":
-            for number, count in zip(*np.unique(frame[frame > 0], return_counts=True), strict=True):
-                counts[labels[number]] += int(count)
-        else:
-            number = group.SegmentIdentificationSequence[0].ReferencedSegmentNumber
-            counts[labels[number]] += int(frame.sum())
-    counts.pop("Background", None)
-    expected = {known[n].display: t.voxel_count for n, t in truths[name].structures.items()}
-    assert counts == expected
+    scan = scan_body(next(case for case in WRITTEN if case.name == name), 0)
+    assert np.array_equal(label_map(seg, scan.affine, scan.labels.shape), scan.labels)
+
+
+def test_a_cyst_is_a_finding_at_a_kidney(archive):
+    seg = pydicom.dcmread(archive[0] / "abdomen" / "seg" / "truth.dcm")
+    cyst = next(s for s in seg.SegmentSequence if s.SegmentLabel == "Cyst of left kidney")
+    region = cyst.AnatomicRegionSequence[0]
+    assert cyst.SegmentedPropertyCategoryCodeSequence[0].CodeValue == "49755003"
+    assert region.CodeValue == "64033007"
+    assert region.AnatomicRegionModifierSequence[0].CodeMeaning == "Left"
 
 
 def test_segments_are_coded_with_their_side(archive):
