@@ -36,7 +36,7 @@ from tomodex.terminology import load_terminology
 CASES = {case.name: case for case in DEMO}
 #: Small, and between them every form, most transfer syntaxes, a tilt and a coronal series.
 WRITTEN = tuple(
-    replace(case, spacing_mm=tuple(mm * 1.7 for mm in case.spacing_mm)) if not case.reason else case
+    replace(case, spacing_mm=tuple(mm * 2.1 for mm in case.spacing_mm)) if not case.reason else case
     for case in DEMO
     if case.reason
     or case.name
@@ -72,12 +72,12 @@ def whole(body: Body, spacing: tuple[float, float, float]) -> dict:
 
 @pytest.fixture(scope="module")
 def man() -> dict:
-    return whole(draw_body(sex="M", seed=11, enhancement_hu=80), (3.4, 3.1, 2.9))
+    return whole(draw_body(sex="M", seed=11, enhancement_hu=80), (3.5, 3.3, 3.1))
 
 
 @pytest.fixture(scope="module")
 def woman() -> dict:
-    return whole(draw_body(sex="F", seed=7, arms="down"), (3.4, 3.1, 2.9))
+    return whole(draw_body(sex="F", seed=7, arms="down"), (3.5, 3.3, 3.1))
 
 
 @pytest.fixture(scope="module", params=["man", "woman"])
