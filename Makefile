@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test check test-servers bench lock clean help
+.PHONY: demo test check test-servers bench schema lock clean help
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,9 @@ test-servers: $(READY)  ## the tests that need real servers; a missing server fa
 
 bench: $(READY)  ## every benchmark, one line of JSON each
 	@for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
+
+schema: $(READY)  ## write the published JSON Schema anew, after a change of AnnotatedSeries
+	$(BIN)/python -m tests.annotated_series_schema
 
 lock:  ## pin the newest allowed versions again (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-header pyproject.toml -o requirements/base.txt
