@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -309,3 +310,37 @@ def test_a_replacement_that_fails_leaves_the_file_as_it_is(
         index._store.tidy()
     assert index.search(asked("")).series == 300
     assert not list(path.parent.glob("*.new*"))
+
+
+def test_an_erased_series_leaves_no_row(path: Path) -> None:
+    index = opened(path)
+    index.write(archive())
+    index.write(archive()[:100])
+    index.erase([one.series.series_uid for one in archive()])
+    with index._store.reading() as db:
+        rows = db.execute("select count(*) from series union all select count(*) from annotation")
+        assert rows.fetchall() == [(0,), (0,)]
+
+
+def test_a_structure_that_a_series_has_twice_counts_with_its_largest(path: Path) -> None:
+    one = next(one for one in archive() if any(a.structure == "liver" for a in one.annotations))
+    liver = next(a for a in one.annotations if a.structure == "liver")
+    larger, smaller = (
+        replace(liver, measurement=replace(liver.measurement, volume_ml=ml)) for ml in (900, 100)
+    )
+    index = opened(path)
+    for both in ((larger, smaller), (smaller, larger)):
+        index.write([replace(one, annotations=both)])
+        assert index.search(asked("liver volume > 500")).series == 1
+        assert index.search(asked("liver volume < 500")).series == 0
+        assert index.search(asked("")).hits[0].structure_count == 1
+
+
+def test_a_series_that_is_indexed_again_keeps_its_study_and_patient_together(path: Path) -> None:
+    index = opened(path)
+    index.write(archive())
+    for one in archive():
+        index.write([one]) if one.series.study_uid.endswith("7") else None
+    assert tally(index.search(asked(""))) == counts(archive())
+    with index._store.reading() as db:
+        assert db.execute("select max(study) from series").fetchone() == (100,)

@@ -128,6 +128,7 @@ Manufacturer = siemens
 Manufacturer = "Müller & Söhne"
 Manufacturer = "MÜLLER*"
 Manufacturer = *mens
+Manufacturer = *s
 Manufacturer = "*E M*"
 ConvolutionKernel = B*
 ConvolutionKernel = "100%"

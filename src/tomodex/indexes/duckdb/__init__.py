@@ -8,19 +8,20 @@ conditions.py   a term of a query -> a condition in SQL
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 import duckdb
+import numpy as np
+import numpy.typing as npt
 
 from tomodex.annotation import AnnotatedSeries
 from tomodex.errors import Misconfigured, Unavailable
 from tomodex.indexes.duckdb.conditions import condition_of
 from tomodex.indexes.duckdb.facets import columns_of, count
-from tomodex.indexes.duckdb.schema import insert, key_of, labels
+from tomodex.indexes.duckdb.schema import delete, insert, labels
 from tomodex.indexes.duckdb.store import FileStore, MemoryStore, Store
 from tomodex.registry import path_of
 from tomodex.search import SEARCHABLE, Hit, Page, Query
@@ -37,26 +38,15 @@ UNSORTED_PART = 0.25
 
 _KEYWORDS = ", ".join(f'"{keyword}"' for keyword in SEARCHABLE)
 
-#: What counting and sorting need; a series without a date comes last.
-_TO_COUNT = (
-    "number",
-    """coalesce("StudyDate", date '0001-01-01') as day""",
-    "study_key",
-    "patient_key",
-)
+#: Days since 1970, and long before all of them for a series without a date, which comes last.
+_NO_DAY = -1_000_000
+_FOUND = f"""
+select number, study, patient, coalesce("StudyDate" - date '1970-01-01', {_NO_DAY}) as day
+from series where """
 
-_COUNTS = """
-select (select count(*) from found),
-    (select count(*) from (select distinct study_key from found)),
-    (select count(*) from (select distinct patient_key from found where patient_key is not null))
-"""
-
-_LAST_DAY = "select day from found order by day desc limit 1 offset ?"
-
-#: UIDs are long: they are read only of series as new as the last of the page.
 _HITS = f"""
 select series_uid, study_uid, structure_count, {_KEYWORDS} from series
-where number in (select number from found where day >= ?)
+where number in (select number from newest)
 order by "StudyDate" desc nulls last, series_uid limit ? offset ?
 """
 
@@ -83,34 +73,39 @@ class DuckDBIndex:
         if not batch:
             return
         with self._store.writing() as db:
-            _delete(db, [one.series.series_uid for one in batch])
-            rows = insert(db, batch, _next_number(db))
-            untidy = _count_unsorted(db, rows)
+            untidy = _count_unsorted(db, insert(db, batch))
         if untidy:
             self._tidy()
 
     def erase(self, series_uids: Sequence[str]) -> None:
         with self._store.writing() as db:
-            _delete(db, series_uids)
+            delete(db, series_uids)
 
     def search(self, query: Query, limit: int = 50, offset: int = 0) -> Page:
-        with self._store.reading() as db, _found(db, query, _TO_COUNT):
-            series, studies, patients = _row(db.execute(_COUNTS))
-            last = db.execute(_LAST_DAY, [max(0, offset + limit - 1)]).fetchone()
-            day = last[0] if last else date.min
-            hits = db.execute(_HITS, [day, limit, offset]).fetchall()
+        with self._store.reading() as db:
+            condition = condition_of(query.term, labels(db))
+            found = db.execute(_FOUND + condition.sql, list(condition.values)).fetchnumpy()
+            db.register("newest", {"number": _newest(found, limit + offset)})
+            hits = db.execute(_HITS, [limit, offset]).fetchall()
+            db.unregister("newest")
         return Page(
-            series=series,
-            studies=studies,
-            patients=patients,
+            series=len(found["number"]),
+            studies=_count_distinct(found["study"]),
+            patients=_count_distinct(found["patient"]),
             hits=tuple(_hit(row) for row in hits),
             offset=offset,
         )
 
     def facets(self, query: Query, fields: Sequence[str]) -> Mapping[str, Mapping[str, int]]:
-        columns = columns_of(fields)
-        with self._store.reading() as db, _found(db, query, ["number", *columns]):
-            return {field: count(db, field) for field in fields}
+        columns = ", ".join(["number", *columns_of(fields)])
+        with self._store.reading() as db:
+            condition = condition_of(query.term, labels(db))
+            select = f"select {columns} from series where {condition.sql}"
+            db.execute(f"create or replace temp table found as {select}", list(condition.values))
+            try:
+                return {field: count(db, field) for field in fields}
+            finally:
+                db.execute("drop table temp.found")
 
     def clear(self) -> None:
         self._store.clear()
@@ -134,47 +129,32 @@ def _options(url: str) -> Mapping[str, str]:
     return {**OPTIONS, **given}
 
 
-@contextmanager
-def _found(db: duckdb.DuckDBPyConnection, query: Query, columns: Sequence[str]) -> Iterator[None]:
-    """The table `found`, with these columns of each series that matches."""
-    condition = condition_of(query.term, labels(db))
-    select = f"select {', '.join(columns)} from series where {condition.sql}"
-    db.execute(f"create or replace temp table found as {select}", list(condition.values))
-    try:
-        yield
-    finally:
-        db.execute("drop table temp.found")
+def _newest(found: Mapping[str, npt.NDArray[np.int64]], many: int) -> npt.NDArray[np.int64]:
+    """Numbers of so many of the newest series, and of those that are as old as the last of them.
+
+    UIDs, which decide between these, are long: they are read only of what this leaves.
+    """
+    days, numbers = found["day"], found["number"]
+    if len(days) <= many or not many:
+        return numbers[: len(days) if many else 0]
+    last_day = np.partition(days, -many)[-many]
+    return np.extract(days >= last_day, numbers)
 
 
-def _delete(db: duckdb.DuckDBPyConnection, series_uids: Sequence[str]) -> None:
-    gone = {"keys": [key_of(uid) for uid in series_uids], "uids": list(series_uids)}
-    # Comparing keys is fast; two series could share one, so the UID decides.
-    which = """series_key in (select unnest($keys::ubigint[]))
-        and series_uid in (select unnest($uids::text[]))"""
-    numbers = [
-        n for (n,) in db.execute(f"select number from series where {which}", gone).fetchall()
-    ]
-    if numbers:
-        db.execute("delete from annotation where series in (select unnest(?))", [numbers])
-        db.execute("delete from series where number in (select unnest(?))", [numbers])
-
-
-def _next_number(db: duckdb.DuckDBPyConnection) -> int:
-    return int(_row(db.execute("select coalesce(max(number) + 1, 0) from series"))[0])
+def _count_distinct(numbers: npt.NDArray[np.uint32]) -> int:
+    """How many different numbers, but 0; as they are dense, marking beats sorting them."""
+    seen = np.zeros(int(numbers.max(initial=0)) + 1, np.bool_)
+    seen[numbers] = True
+    return int(np.count_nonzero(seen[1:]))
 
 
 def _count_unsorted(db: duckdb.DuckDBPyConnection, rows: int) -> bool:
     """Remember that so many annotations were added; whether it is time to put all in order."""
-    unsorted = rows + int(_row(db.execute("select value from meta where key = 'unsorted'"))[0])
+    ((before,),) = db.execute("select value from meta where key = 'unsorted'").fetchall()
+    ((total,),) = db.execute("select count(*) from annotation").fetchall()
+    unsorted = int(before) + rows
     db.execute("update meta set value = ? where key = 'unsorted'", [str(unsorted)])
-    total = int(_row(db.execute("select count(*) from annotation"))[0])
-    return unsorted > max(UNSORTED, UNSORTED_PART * total)
-
-
-def _row(answer: duckdb.DuckDBPyConnection) -> tuple[int, ...]:
-    row = answer.fetchone()
-    assert row is not None
-    return row
+    return unsorted > max(UNSORTED, UNSORTED_PART * int(total))
 
 
 def _hit(row: tuple[str | float | date | None, ...]) -> Hit:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import duckdb
 import numpy as np
@@ -13,12 +13,10 @@ from tomodex.errors import BadQuery
 from tomodex.indexes.duckdb.schema import COMPLETE, SHOWN, labels
 from tomodex.search import SEARCHABLE
 
-_DECADE = """(floor("PatientAge" / 10) * 10)::int"""
-
-#: Fields that are no column, as SQL.
-DERIVED = {
-    "StudyYear": """strftime("StudyDate", '%Y')""",
-    "AgeDecade": f"printf('%d-%d', {_DECADE}, {_DECADE} + 9)",
+#: Fields that are no column, as SQL that makes a number, and what that number is called.
+DERIVED: Mapping[str, tuple[str, Callable[[int], str]]] = {
+    "StudyYear": ('year("StudyDate")', str),
+    "AgeDecade": ('floor("PatientAge" / 10)::int', lambda tens: f"{tens * 10}-{tens * 10 + 9}"),
 }
 MASKS = {"structure": SHOWN, "complete": COMPLETE}
 TEXTS = tuple(keyword for keyword, kind in SEARCHABLE.items() if kind == "text")
@@ -42,7 +40,7 @@ def _columns(field: str) -> Sequence[str]:
     if field in MASKS:
         return MASKS[field]
     if field in DERIVED:
-        return [f'{DERIVED[field]} as "{field}"']
+        return [f'{DERIVED[field][0]} as "{field}"']
     if field in TEXTS:
         return [f'"{field}"']
     known = [*MASKS, *DERIVED, *TEXTS]
@@ -55,7 +53,8 @@ def _count_values(db: duckdb.DuckDBPyConnection, field: str) -> Mapping[str, int
         f"""select "{field}", count(*) from found where "{field}" is not null
         group by "{field}" order by count(*) desc, "{field}" """
     )
-    return {str(value): count for value, count in rows.fetchall()}
+    name = DERIVED[field][1] if field in DERIVED else str
+    return {name(value): count for value, count in rows.fetchall()}
 
 
 def _count_bits(db: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> Mapping[str, int]:

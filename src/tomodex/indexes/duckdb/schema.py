@@ -43,7 +43,10 @@ create table series (
     -- The first 64 bits of a hash: equal where the UID or pseudonym is, and faster to compare.
     series_key ubigint not null,
     study_key ubigint not null,
-    patient_key ubigint,
+    patient_key ubigint not null,
+    -- Numbers of studies and patients from 1; 0 is the patient that nobody knows.
+    study uinteger not null,
+    patient uinteger not null,
     structure_count usmallint not null,
     {_MASKS},
     {_ATTRIBUTES}
@@ -77,8 +80,8 @@ _STORED = ",\n    ".join(_stored(keyword, kind) for keyword, kind in SEARCHABLE.
 
 INSERT_SERIES = f"""
 insert into series
-select number, series_uid, study_uid, series_key, study_key,
-    if(known_patient, patient_key, null), structure_count,
+select number, series_uid, study_uid, series_key, study_key, patient_key, study, patient,
+    structure_count,
     {", ".join((*SHOWN, *COMPLETE))},
     {_STORED}
 from new_series
@@ -142,20 +145,66 @@ def labels(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
     return dict(db.execute("select structure, number from label").fetchall())
 
 
-def insert(
-    db: duckdb.DuckDBPyConnection, batch: Sequence[AnnotatedSeries], first_number: int
-) -> int:
-    """Add series that are not there yet, numbered from `first_number`; return the annotations.
+def insert(db: duckdb.DuckDBPyConnection, batch: Sequence[AnnotatedSeries]) -> int:
+    """Add series, in place of those with the same UIDs; return how many annotations.
 
     Rows go in as numpy columns: 500 series with 11,000 annotations take 60 ms of processor time.
     """
     shown = [_by_structure(annotated) for annotated in batch]
-    numbers = number_labels(db, {name for annotations in shown for name in annotations})
-    insert_columns(db, INSERT_SERIES, "new_series", _series(batch, shown, first_number, numbers))
-    rows = _annotations(shown, first_number, numbers)
+    labelled = number_labels(db, {name for annotations in shown for name in annotations})
+    # Looked up before anything is deleted, so that a series indexed again keeps its study's.
+    columns = {
+        **_series(batch, shown, labelled),
+        "study": _numbered(db, "study", [a.series.study_uid for a in batch]),
+        "patient": _numbered(db, "patient", [a.series.patient for a in batch]),
+    }
+    delete(db, [annotated.series.series_uid for annotated in batch])
+    first = _next_number(db)
+    numbers = np.arange(first, first + len(batch), dtype=np.uint32)
+    insert_columns(db, INSERT_SERIES, "new_series", {**columns, "number": numbers})
+    rows = _annotations(shown, first, labelled)
     if len(rows["series"]):
         insert_columns(db, INSERT_ANNOTATIONS, "new_annotation", rows)
     return len(rows["series"])
+
+
+def delete(db: duckdb.DuckDBPyConnection, series_uids: Sequence[str]) -> None:
+    """Forget these series, if they are there."""
+    gone = {"keys": [key_of(uid) for uid in series_uids], "uids": list(series_uids)}
+    # Comparing keys is fast; two series could share one, so the UID decides.
+    found = db.execute(
+        """select number from series where series_key in (select unnest($keys::ubigint[]))
+        and series_uid in (select unnest($uids::text[]))""",
+        gone,
+    )
+    numbers = [number for (number,) in found.fetchall()]
+    if numbers:
+        db.execute("delete from annotation where series in (select unnest(?))", [numbers])
+        db.execute("delete from series where number in (select unnest(?))", [numbers])
+
+
+def _next_number(db: duckdb.DuckDBPyConnection) -> int:
+    ((number,),) = db.execute("select coalesce(max(number) + 1, 0) from series").fetchall()
+    return int(number)
+
+
+def _numbered(
+    db: duckdb.DuckDBPyConnection, what: str, names: Sequence[str]
+) -> npt.NDArray[np.uint32]:
+    """The number of each study or patient: the one it has in the index, or the next; 0 for ""."""
+    keys = [key_of(name) for name in names]
+    known = db.execute(
+        f"""select {what}_key, any_value({what}) from series
+        where {what}_key in (select unnest(?::ubigint[])) group by all""",
+        [keys],
+    )
+    numbers: dict[int, int] = {**dict(known.fetchall()), key_of(""): 0}
+    ((last,),) = db.execute(f"select coalesce(max({what}), 0) from series").fetchall()
+    for key in keys:
+        if key not in numbers:
+            last += 1
+            numbers[key] = last
+    return np.array([numbers[key] for key in keys], np.uint32)
 
 
 def insert_columns(
@@ -176,20 +225,18 @@ def _by_structure(annotated: AnnotatedSeries) -> Mapping[str, Measurement]:
 def _series(
     batch: Sequence[AnnotatedSeries],
     shown: Sequence[Mapping[str, Measurement]],
-    first_number: int,
     numbers: Mapping[str, int],
 ) -> Columns:
+    """The rows of `series`, without their numbers."""
     series = [annotated.series for annotated in batch]
     masks = [words_of(numbers[name] for name in names) for names in shown]
     whole = [words_of(numbers[n] for n, m in names.items() if m.complete) for names in shown]
     return {
-        "number": np.arange(first_number, first_number + len(batch), dtype=np.uint32),
         "series_uid": _texts(s.series_uid for s in series),
         "study_uid": _texts(s.study_uid for s in series),
         "series_key": np.array([key_of(s.series_uid) for s in series], np.uint64),
         "study_key": np.array([key_of(s.study_uid) for s in series], np.uint64),
         "patient_key": np.array([key_of(s.patient) for s in series], np.uint64),
-        "known_patient": np.array([bool(s.patient) for s in series]),
         "structure_count": np.array([len(names) for names in shown], np.uint16),
         **dict(zip(SHOWN, np.array(masks, np.uint64).T, strict=True)),
         **dict(zip(COMPLETE, np.array(whole, np.uint64).T, strict=True)),
