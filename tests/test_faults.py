@@ -9,9 +9,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -24,12 +26,16 @@ from tomodex.delivery import deliver
 from tomodex.errors import Unavailable
 from tomodex.indexes import open_index
 from tomodex.queues import Queue, Task, open_queue
+from tomodex.queues.sqlite import SqliteQueue
 from tomodex.search import Query
 from tomodex.worker import nothing_left, work
 
 KILLS = int(os.environ.get("TOMODEX_KILLS", "30"))
-TASKS_PER_KILL = 50 if "TOMODEX_KILLS" in os.environ else 8
+TASKS_PER_KILL = 50 if "TOMODEX_KILLS" in os.environ else 25
 PUT_AT_ONCE = 20
+
+#: A stalled worker comes back when its task is somebody else's.
+STALL_EVERY = 8
 
 #: Short, so that the task of a killed worker soon goes to the next one.
 LEASE = timedelta(seconds=0.6)
@@ -63,7 +69,7 @@ class Shelf:
 
 def find_structures(task: Task) -> AnnotatedSeries:
     """A result that says for which version of the series it was made."""
-    time.sleep(random.uniform(0, 0.004))
+    time.sleep(random.uniform(0, 0.002))
     return annotated(task.series, structures=2 if task.series.fingerprint == "b" else 1)
 
 
@@ -103,41 +109,61 @@ def change_some(url: str, changed: Sequence[str], gone: Sequence[str]) -> None:
 
 
 class Storm:
-    """Keeps processes running, and kills one of them every so many settled tasks."""
+    """Keeps processes running, and kills or stalls one of them every so many settled tasks."""
 
-    def __init__(self, queue: Queue, tasks_per_kill: int) -> None:
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["tests.test_faults"])
+    def __init__(self, queue: Queue, workers: int, tasks_per_kill: int) -> None:
         self._queue = queue
+        self._workers = workers
         self._tasks_per_kill = tasks_per_kill
+        self._stalled: list[threading.Timer] = []
         self.kills = 0
 
-    def blow(self, once: Role, forever: Sequence[Role]) -> None:
+    def blow(self, once: Role, workers: Role, deliverer: Role) -> None:
         """Until `once` has come to its end and nothing is left to work on."""
-        roles = [once, *forever]
-        running = [self._start(role) for role in roles]
+        roles = [*[workers] * self._workers, deliverer, once]
+        running = [start(role) for role in roles]
         next_kill = last_sequence(self._queue) + self._tasks_per_kill
-        while running[0].exitcode != 0 or not nothing_left(self._queue):
+        while running[-1].exitcode != 0 or not nothing_left(self._queue):
             time.sleep(random.uniform(0, 0.02))
             if last_sequence(self._queue) >= next_kill:
-                self._kill(random.choice([p for p in running if p.is_alive()]))
-                self.kills += 1
+                self._strike(running)
                 next_kill += self._tasks_per_kill
             for place, process in enumerate(running):
                 if process.exitcode:
-                    assert process.exitcode == -9, "a process ended by itself"
-                    running[place] = self._start(roles[place])
+                    assert process.exitcode == -signal.SIGKILL, "a process ended by itself"
+                    running[place] = start(roles[place])
+        for timer in self._stalled:
+            timer.join()
+        time.sleep(0.3)  # for what the stalled ones have to say now
         for process in running:
-            self._kill(process)
+            process.kill()
+            process.join()
 
-    def _start(self, role: Role) -> multiprocessing.Process:
-        process = self._context.Process(target=role, daemon=True)
-        process.start()
-        return process
+    def _strike(self, running: Sequence[multiprocessing.Process]) -> None:
+        alive = [process for process in running if process.is_alive()]
+        self.kills += 1
+        if self.kills % STALL_EVERY == 0:
+            worker = random.choice(running[: self._workers])
+            send(worker.pid, signal.SIGSTOP)
+            # By then somebody else has its task.
+            later_s = 2.5 * LEASE.total_seconds()
+            self._stalled.append(threading.Timer(later_s, send, (worker.pid, signal.SIGCONT)))
+            self._stalled[-1].start()
+        else:
+            random.choice(alive).kill()
 
-    def _kill(self, process: multiprocessing.Process) -> None:
-        process.kill()
-        process.join()
+
+def send(process: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(process, number)
+
+
+def start(role: Role) -> multiprocessing.Process:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.test_faults", "tomodex.indexes.duckdb"])
+    process = context.Process(target=role, daemon=True)
+    process.start()
+    return process
 
 
 def last_sequence(queue: Queue) -> int:
@@ -152,12 +178,11 @@ def test_nothing_is_lost_or_doubled_whatever_is_killed_when(tmp_path):
     changed, gone, same = uids[::3], uids[1::30], set(uids[1::3] + uids[2::3]) - set(uids[1::30])
     deliverer = partial(be_deliverer, url, index_url, shelf)
     with closing(open_queue(url)) as queue:
-        storm = Storm(queue, TASKS_PER_KILL)
-        around = [partial(be_worker, url), partial(be_worker, url), deliverer]
-        storm.blow(partial(put_all, url, uids), around)
+        storm, worker = Storm(queue, 2, TASKS_PER_KILL), partial(be_worker, url)
+        storm.blow(partial(put_all, url, uids), worker, deliverer)
         assert queue.count() == {("on-demand", "completed"): len(uids)}
         assert last_sequence(queue) == len(uids)
-        storm.blow(partial(change_some, url, changed, gone), around)
+        storm.blow(partial(change_some, url, changed, gone), worker, deliverer)
         assert queue.count() == {("on-demand", "completed"): len(uids) - len(gone)}
         assert last_sequence(queue) == len(uids) + len(changed) + len(gone)
         assert storm.kills >= KILLS - 2
@@ -176,3 +201,38 @@ def test_nothing_is_lost_or_doubled_whatever_is_killed_when(tmp_path):
     }
     with closing(apsw.Connection(str(file))) as db:
         assert db.pragma("integrity_check") == "ok"
+
+
+def die_at(url: str, statement: int) -> None:
+    """Work on a task, but be killed right before that statement."""
+    queue = SqliteQueue(url)
+    ahead = iter(range(statement, -1, -1))
+
+    def count_down(cursor: apsw.Cursor, sql: str, facts: object) -> bool:
+        if next(ahead) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return True
+
+    queue._db.exec_trace = count_down
+    task = queue.lease("w", LEASE)
+    queue.settle(task, find_structures(task))
+    queue._db.exec_trace = None
+
+
+def test_a_worker_may_be_killed_before_any_statement(tmp_path):
+    url = f"sqlite://{tmp_path}/tomodex.db?attempts=1000&fair=0"
+    killed = 0
+    with closing(SqliteQueue(url)) as queue:
+        while True:
+            queue.put([new(f"1.{killed}")])
+            process = start(partial(die_at, url, killed))
+            process.join()
+            queue.bury("w")
+            if process.exitcode == 0:
+                break
+            killed += 1
+        while task := queue.lease("w", LEASE):
+            assert queue.settle(task, find_structures(task))
+        assert killed > 10
+        assert queue.count() == {("on-demand", "completed"): killed + 1}
+        assert last_sequence(queue) == killed + 1
