@@ -253,6 +253,11 @@ def test_a_search_reaches_no_other_file(path: Path) -> None:
         db.execute(f"select * from read_csv('{other}')")
 
 
+def test_nothing_is_drawn_between_the_answers(path: Path) -> None:
+    with opened(path)._store.reading() as db:
+        assert db.execute("select current_setting('enable_progress_bar')").fetchone() == (False,)
+
+
 def test_a_search_changes_nothing(path: Path) -> None:
     index = opened(path)
     with (

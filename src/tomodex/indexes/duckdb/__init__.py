@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 OPTIONS = {"memory": "1GB", "threads": "2", "wait": "10"}
 
 #: Annotations that may lie out of order: so many, or this part of all if that is more. Then
-#: everything is put in order, which takes half a second for a million.
+#: everything is put in order, which took 24 s for 66 million annotations of 1.7 million series.
 UNSORTED = 2_000_000
 UNSORTED_PART = 0.25
 

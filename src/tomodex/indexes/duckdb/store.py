@@ -284,6 +284,8 @@ def _engine(options: Mapping[str, str], files: Sequence[Path]) -> duckdb.DuckDBP
     reached = [_literal(file) for path in files for file in (path, *_companions(path))]
     db.execute(f"set allowed_paths = [{', '.join(reached)}]")
     db.execute("set enable_external_access = false")
+    # DuckDB draws one on stdout for whatever takes two seconds.
+    db.execute("set enable_progress_bar = false")
     db.execute("set lock_configuration = true")
     return db
 
