@@ -419,7 +419,9 @@ def attributes(draw: st.DrawFn) -> Has:
         interval = Interval(low=first.isoformat(), high=last.isoformat())
         return Has(keyword="StudyDate", interval=interval)
     # A range with an open end is two terms for an attribute, as it has one value.
-    one_sided = intervals().filter(lambda i: not (i.low and i.high and (i.low_open or i.high_open)))
+    one_sided = intervals().filter(
+        lambda i: None in (i.low, i.high) or not (i.low_open or i.high_open)
+    )
     return Has(keyword="SliceThickness", interval=draw(one_sided))
 
 

@@ -31,6 +31,7 @@ from tomodex.search import (
     Shows,
     Term,
     attributes_of,
+    is_anatomical,
     parse,
 )
 from tomodex.segmentation import Algorithm
@@ -165,7 +166,8 @@ def matches(term: Term | None, series: AnnotatedSeries) -> bool:
         case Or(terms=terms):
             return any(matches(part, series) for part in terms)
         case Not(term=part):
-            return not matches(part, series)
+            known = series.provenance.algorithm is not None or not is_anatomical(part)
+            return known and not matches(part, series)
         case Has():
             return has(term, attributes_of(series).get(term.keyword))
         case Shows():

@@ -22,6 +22,7 @@ from tomodex.search.query import (
     Query,
     Shows,
     Term,
+    is_anatomical,
 )
 from tomodex.search.searchable import DERIVED, SEARCHABLE, attributes_of
 from tomodex.search.writing import format
@@ -45,5 +46,6 @@ __all__ = [
     "Term",
     "attributes_of",
     "format",
+    "is_anatomical",
     "parse",
 ]

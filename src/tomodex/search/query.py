@@ -89,10 +89,26 @@ class Or:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Not:
+    """The series does not fit `term`, and that is known.
+
+    What a series shows is known only once it is segmented, so a term about anatomy is denied of
+    segmented series alone.
+    """
+
     term: Term
 
 
 Term = Shows | Between | Above | Below | Has | And | Or | Not
+
+
+def is_anatomical(term: Term) -> bool:
+    """Whether a term speaks of structures, and not of attributes alone."""
+    match term:
+        case And(terms=terms) | Or(terms=terms):
+            return any(map(is_anatomical, terms))
+        case Not(term=part):
+            return is_anatomical(part)
+    return not isinstance(term, Has)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from tomodex.search import (
     Or,
     Shows,
     Term,
+    is_anatomical,
 )
 
 _ROOM = f"{TOLERANCE_MM}::float"
@@ -74,7 +75,8 @@ def condition_of(term: Term | None, labels: Mapping[str, int]) -> Condition:
             return _joined("or", [condition_of(part, labels) for part in terms]) or NEVER
         case Not(term=part):
             inner = condition_of(part, labels)
-            return Condition(f"not ({inner.sql})", inner.values)
+            known = "\"segmented\" = 'yes' and " if is_anatomical(part) else ""
+            return Condition(f"{known}not ({inner.sql})", inner.values)
         case Has():
             return _has(term)
         case Shows():

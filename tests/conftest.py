@@ -1,0 +1,12 @@
+"""How the tests run: surprises on a laptop, none in CI."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+# A new counterexample belongs to who looks for it, not to whose change happens to be tested.
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("laptop", deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "laptop")
