@@ -297,11 +297,76 @@ def test_one_position_watched_over_time_is_no_4d_volume():
 def test_slices_of_two_orientations_are_refused():
     coronal = instance("c", frame((0, 9, 0), orientation=(1.0, 0, 0, 0, 0, -1.0)))
     assert refusal([*stack([0, 2, 4]), coronal]).reason == "mixed_orientation"
+    sagittal = instance("s", frame((0, 9, 0), orientation=(0.0, 1, 0, 0, 0, -1.0)))
+    assert refusal([*stack([0]), sagittal]).reason == "mixed_orientation"
 
 
 def test_a_hair_of_difference_in_orientation_is_rounding():
     turned = frame((-10, -20, 2), orientation=(1.0, 0.0005, 0.0, -0.0005, 1.0, 0.0))
     assert find_geometry([*stack([0, 4]), instance("1x", turned)]).shape[0] == 3
+
+
+NOISE = np.random.default_rng(7).uniform(-0.001, 0.001, (40, 6))
+
+
+def test_cosines_that_are_noisy_in_the_third_digit_are_one_orientation():
+    slices = [
+        instance(str(k), frame((-10, -20, 2 * k), orientation=tuple(AXIAL + noise)))
+        for k, noise in enumerate(NOISE)
+    ]
+    geometry = find_geometry(slices)
+    np.testing.assert_allclose(placed(geometry, (39, 39, 49)), (24.3, 15.1, 78), atol=0.02)
+
+
+def test_cosines_of_three_digits_are_at_right_angles():
+    cosines = (-0.584, 0.682, -0.44, -0.604, -0.001, 0.797)
+    normal = np.cross(cosines[:3], cosines[3:])
+    slices = [instance(str(k), frame(2 * k * normal, orientation=cosines)) for k in range(4)]
+    assert find_geometry(slices).tilt_deg < 0.1
+
+
+def test_half_a_degree_of_gantry_between_two_scans_is_no_noise():
+    turned = (1.0, 0.0, 0.0, 0.0, float(np.cos(np.radians(0.5))), float(np.sin(np.radians(0.5))))
+    scans = [*stack([0, 2, 4]), *stack([6, 8, 10], orientation=turned)]
+    assert refusal(scans).reason == "mixed_orientation"
+
+
+@pytest.mark.parametrize("shift", [1.25, 11.25, -6.0])
+@pytest.mark.parametrize("label", ["acquisition", "phase"])
+def test_scans_between_each_others_slices_are_4d(shift, label):
+    first, second = np.arange(14) * 2.5, np.arange(14) * 2.5 + shift
+    scans = [*scan(first, label, 1), *scan(second, label, 2)]
+    assert refusal(scans).reason == "4d"
+
+
+def scan(depths: Sequence[float], label: str, number: int) -> list[Instance]:
+    time_point = f"TemporalPositionIdentifier={number}" if label == "phase" else ""
+    return [
+        instance(
+            f"{number}-{k}",
+            frame((0, 0, z), time_point=time_point),
+            acquisition_number=number if label == "acquisition" else None,
+        )
+        for k, z in enumerate(depths)
+    ]
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        [1] * 7 + [2] * 7,
+        list(range(14)),
+        [1, 1, 1, 2, 1, 2, 2, 2, 3, 2, 3, 3, 3, 3],
+        # Numbers that follow no scan, such as the beat that a slice was taken in.
+        [74, 75, 75, 74, 76, 75, 74, 74, 75, 76, 76, 74, 75, 76],
+    ],
+)
+def test_one_scan_in_several_acquisitions_is_one_volume(numbers):
+    slices = [
+        instance(str(k), frame((0, 0, 2.5 * k)), acquisition_number=number)
+        for k, number in enumerate(numbers)
+    ]
+    assert find_geometry(slices).shape == (14, 40, 50)
 
 
 @pytest.mark.parametrize("changes", [{"rows": 41}, {"columns": 41}])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -22,8 +23,11 @@ _FARTHEST_MM = 10_000.0
 _SPACING_MM = (0.01, 20.0)
 #: Direction cosines are written with two digits at worst: (0.87, 0.5) has length 1.003.
 _UNIT_TOLERANCE = 0.01
-#: Row and column must be square to each other within 0.06 deg: 0.4 mm over 400 mm.
-_SQUARE_TOLERANCE = 0.001
+#: Row and column must be square to each other within 0.11 deg: three digits are off by 0.0017.
+_SQUARE_TOLERANCE = 0.002
+#: Images of another acquisition that may stray across the seam between two: a step-and-shoot scan
+#: of a tilted gantry does so. Whole acquisitions between each other stray without end.
+_STRAYS_PER_SEAM = 2
 
 _Array = npt.NDArray[np.float64]
 _Slice = tuple[int, int]  # (index into the instances, frame)
@@ -49,8 +53,9 @@ class Geometry:
 class Tolerances:
     """How far headers may stray from an even grid of parallel slices."""
 
-    #: Between slices. 0.05 deg moves a corner 400 mm away by 0.35 mm, half a usual pixel.
-    orientation_deg: float = 0.05
+    #: Between slices. Cosines that are off by 0.001 turn a slice by 0.08 deg, which moves a corner
+    #: 400 mm away by 0.6 mm, a usual pixel.
+    orientation_deg: float = 0.1
     #: Pixel spacings may differ by this share: 0.4 mm over 400 mm.
     spacing_share: float = 0.001
     #: Slices nearer than this are at one position.
@@ -105,6 +110,7 @@ def find_geometry(
 
     depths = positions @ raster.normal
     _require_single_positions(depths, instances, slices, tolerances)
+    _require_one_scan(depths, instances, slices, tolerances)
     places = _places(depths, tolerances)
     _require_straight(positions, depths, tolerances)
 
@@ -206,8 +212,7 @@ def _directions(frames: Sequence[Frame], tolerances: Tolerances) -> tuple[_Array
     if (np.abs(lengths - 1) > _UNIT_TOLERANCE).any():
         raise Unsuitable("no_geometry", "direction cosines are not of unit length")
     units = cosines / lengths
-    if (np.abs((units[:, 0] * units[:, 1]).sum(axis=1)) > _SQUARE_TOLERANCE).any():
-        raise Unsuitable("no_geometry", "rows and columns are not at right angles")
+    _require_square(units, _UNIT_TOLERANCE)
     usual = np.median(units, axis=0)
     # Twice the half chord is the angle, also where the cosine is too flat to tell.
     apart = np.degrees(np.linalg.norm(units - usual, axis=2).max())
@@ -215,8 +220,17 @@ def _directions(frames: Sequence[Frame], tolerances: Tolerances) -> tuple[_Array
         raise Unsuitable(
             "mixed_orientation", f"slices are turned by up to {_turned(units):.1f} deg"
         )
-    along_row, along_column = usual / np.linalg.norm(usual, axis=1, keepdims=True)
+    shared = usual / np.linalg.norm(usual, axis=1, keepdims=True)
+    # Noise of single slices is gone here, so that what is left is meant, or rounded.
+    _require_square(shared[None], _SQUARE_TOLERANCE)
+    along_row, along_column = shared
     return along_row, along_column
+
+
+def _require_square(units: _Array, tolerance: float) -> None:
+    """Raises Unsuitable unless rows and columns, (frames, 2, 3), are at right angles."""
+    if (np.abs((units[:, 0] * units[:, 1]).sum(axis=1)) > tolerance).any():
+        raise Unsuitable("no_geometry", "rows and columns are not at right angles")
 
 
 def _turned(units: _Array) -> float:
@@ -258,12 +272,40 @@ def _require_single_positions(
     count = int(position[-1]) + 1
     if count == len(slices):
         return
-    times = [instances[i].frames[k].time_point for i, k in slices]
-    acquisitions = [str(instances[i].acquisition_number) for i, _ in slices]
-    if count > 1 and any(_explains(labels, position) for labels in (times, acquisitions)):
+    if count > 1 and any(_explains(labels, position) for labels in _times(instances, slices)):
         times_over = len(slices) // count
         raise Unsuitable("4d", f"{times_over} images over time at each of {count} positions")
     raise Unsuitable("repeated_position", f"{len(slices)} images lie at {count} positions")
+
+
+def _require_one_scan(
+    depths: _Array,
+    instances: Sequence[Instance],
+    slices: Sequence[_Slice],
+    tolerances: Tolerances,
+) -> None:
+    """Raises Unsuitable where even scans lie between each other's slices.
+
+    Arterial and venous phase under one UID rarely share a position, and may even make an even grid.
+    """
+    for labels in _times(instances, slices):
+        scans = [depths[np.array(labels) == label] for label in dict.fromkeys(labels)]
+        seams = sum(one != other for one, other in pairwise(labels))
+        strayed = seams > (1 + _STRAYS_PER_SEAM) * (len(scans) - 1)
+        if strayed and all(_is_even(scan, tolerances) for scan in scans):
+            raise Unsuitable("4d", f"slices of {len(scans)} scans lie between each other")
+
+
+def _is_even(depths: _Array, tolerances: Tolerances) -> bool:
+    """Three slices or more, all with about the same gap."""
+    gaps = np.diff(depths)
+    return len(gaps) > 1 and float(np.ptp(gaps)) <= tolerances.uneven_share * float(gaps.min())
+
+
+def _times(instances: Sequence[Instance], slices: Sequence[_Slice]) -> tuple[list[str], list[str]]:
+    """What tells scans of one place apart, slice by slice: phases, acquisitions."""
+    phases = [instances[i].frames[k].time_point for i, k in slices]
+    return phases, [str(instances[i].acquisition_number) for i, _ in slices]
 
 
 def _explains(labels: Sequence[str], position: npt.NDArray[np.intp]) -> bool:
