@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import struct
 import tracemalloc
 import zlib
@@ -13,8 +14,8 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     UID,
@@ -24,11 +25,12 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    RLELossless,
     SegmentationStorage,
 )
 
 from tomodex.errors import Unavailable, Unsuitable
-from tomodex.header import DICTIONARY, MAX_HEADER
+from tomodex.header import MAX_HEADER, inflate
 from tomodex.instance import Instance, read_instance, read_instance_from
 
 SYNTAXES: tuple[str, ...] = (
@@ -174,13 +176,38 @@ def test_compressed_pixels_are_there() -> None:
     assert instance.has_pixels
 
 
+@pytest.mark.parametrize("syntax", [*SYNTAXES, RLELossless])
+def test_pixels_are_found_where_they_lie(syntax: str) -> None:
+    stored = bytes(range(100, 112))
+    fragments = encapsulate([stored])
+    ds = ct_slice(PixelData=fragments if syntax == RLELossless else stored)
+    ds["PixelData"].VR = "OW" if syntax == ImplicitVRLittleEndian else "OB"
+    ds.IconImageSequence = [item(Rows=2, Columns=2, BitsAllocated=8, PixelData=b"icon")]
+    ds.IconImageSequence[0]["PixelData"].VR = "OB"
+    data = as_bytes(ds, syntax)
+    instance = read(data)
+    assert instance is not None
+    assert instance.pixel_data is not None
+    start, length = instance.pixel_data
+    if syntax == DeflatedExplicitVRLittleEndian:
+        data = inflate(io.BytesIO(data), 2**20)
+    if syntax == RLELossless:
+        assert length == 0xFFFFFFFF
+        assert data[start : start + len(fragments)] == fragments
+    else:
+        assert data[start : start + length] == stored
+
+
+def test_a_file_that_names_the_wrong_byte_order_is_read_as_it_is() -> None:
+    """Else its pixels would be taken for big endian as well."""
+    data = as_bytes(ct_slice()).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.2\0")
+    instance = read(data)
+    assert instance is not None
+    assert (instance.transfer_syntax, instance.rows) == (ExplicitVRLittleEndian, 3)
+    assert instance.has_pixels
+
+
 # --- what it says -------------------------------------------------------------------------------
-
-
-def test_the_dictionary_agrees_with_pydicom() -> None:
-    for keyword, (tag, vr) in DICTIONARY.items():
-        assert tag_for_keyword(keyword) == tag, keyword
-        assert dictionary_VR(tag)[:2].encode() == vr, keyword
 
 
 def pydicom_files() -> Iterator[Path]:
@@ -320,13 +347,18 @@ def test_text_without_a_character_set_is_guessed_and_never_fails() -> None:
         assert instance.attributes["Manufacturer"] == text
 
 
-def test_an_unknown_character_set_neither_fails_nor_warns() -> None:
+def test_an_unknown_character_set_neither_fails_nor_warns_nor_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     data = as_bytes(ct_slice(SpecificCharacterSet="ISO_IR 100", Manufacturer="XXXX"))
     instance = read(
         data.replace(b"ISO_IR 100", b"KLINGON_10").replace(b"XXXX", b"\xff\xfe\xfd\xfc")
     )
     assert instance is not None
     assert "Manufacturer" in instance.attributes
+    assert caplog.records == []
+    logging.getLogger("pydicom").error("heard")
+    assert [record.message for record in caplog.records] == ["heard"]
 
 
 def test_text_cannot_move_the_cursor_of_a_terminal() -> None:
@@ -598,19 +630,20 @@ def test_sequences_nested_without_end_are_refused_or_passed_over(undefined: bool
         nested = element(0x00081115, b"SQ", inner, 0xFFFFFFFF if undefined else None)
     data = START + element(0x00080060, b"CS", b"CT") + nested
     if undefined:
-        with pytest.raises(Unsuitable, match="nested deeper"):
+        with pytest.raises(Unsuitable, match="make no sense") as refused:
             read(data)
+        assert refused.value.reason == "unreadable"
     else:
         assert read(data) is not None
 
 
 def test_a_deflated_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tomodex.header.MAX_INFLATED", 2**20)
+    monkeypatch.setattr("tomodex.header.MAX_HEADER", 2**20)
     deflate = zlib.compressobj(wbits=-15)
     bomb = deflate.compress(element(0x00091010, b"OB", bytes(2**22))) + deflate.flush()
     data = START.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99")
     data = data.replace(b"UI\x14\0", b"UI\x16\0")
-    with pytest.raises(Unsuitable, match="inflates to more"):
+    with pytest.raises(Unsuitable, match="longer than"):
         read(data + bomb)
 
 
@@ -619,6 +652,21 @@ def test_an_endless_header_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Unsuitable, match="longer than"):
         read(START + element(0x00091010, b"LO", b"") * 20_000)
     assert MAX_HEADER > 2**16
+
+
+def test_more_items_than_anyone_needs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tomodex.header.MAX_ITEMS", 100)
+    items = struct.pack("<HHI", 0xFFFE, 0xE000, 0) * 101
+    with pytest.raises(Unsuitable, match="more than 100 items"):
+        read(START + element(0x00081115, b"SQ", items))
+
+
+def test_half_a_value_is_none() -> None:
+    """Half a UID would be another series."""
+    data = as_bytes(ct_slice(SeriesInstanceUID="1.2.3.4.5.6.7"))
+    instance = read(data[: data.index(b"1.2.3.4.5.6.7") + 7])
+    assert instance is not None
+    assert (instance.modality, instance.series_uid) == ("CT", "")
 
 
 def test_a_file_cut_anywhere_is_read_as_far_as_it_goes_or_refused() -> None:

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 from tomodex.errors import Unavailable, Unsuitable
-from tomodex.header import Elements, read_header
+
+if TYPE_CHECKING:
+    from tomodex.elements import Elements
 
 #: Patient coordinates: x to the Left, y to the Posterior, z to the Superior, in mm
 #: (DICOM PS3.3 C.7.6.2.1.1).
@@ -111,7 +113,12 @@ class Instance:
     bits_stored: int = 0
     pixel_representation: int = 0  #: 1: signed
     pixel_padding: tuple[int, int] | None = None  #: (0028,0120) to (0028,0121), stored values
+    high_bit: int | None = None  #: (0028,0102)
+    has_table: bool = False  #: values become HU by a Modality LUT Sequence (0028,3000)
     has_pixels: bool = False  #: Pixel Data (7FE0,0010) is there, and not empty
+    #: Where its value begins in the file, and how long it claims to be (0xFFFFFFFF: fragments
+    #: follow), bytes; of a deflated file, in what it inflates to. None: it is not there.
+    pixel_data: tuple[int, int] | None = None
     acquisition_number: int | None = None
     image_type: tuple[str, ...] = ()
     description: str = ""  #: Series Description: to judge by (spectral, ...); never logged or kept
@@ -147,6 +154,9 @@ def read_instance_from(
     stream: IO[bytes], path: str, pseudonymize: Callable[[str], str], free_text: bool = False
 ) -> Instance | None:
     """The same for a stream that stands at the beginning of the file called `path`."""
+    # Imported here: it takes 0.3 s, and most commands read no header.
+    from tomodex.header import read_header
+
     header = read_header(stream)
     if header is None:
         return None
@@ -178,7 +188,10 @@ def read_instance_from(
         bits_stored=elements.integer("BitsStored") or 0,
         pixel_representation=elements.integer("PixelRepresentation") or 0,
         pixel_padding=_pixel_padding(elements),
-        has_pixels=header.has_pixels,
+        high_bit=elements.integer("HighBit"),
+        has_table="ModalityLUTSequence" in elements,
+        has_pixels=header.pixel_data is not None and header.pixel_data[1] > 0,
+        pixel_data=header.pixel_data,
         acquisition_number=elements.integer("AcquisitionNumber"),
         image_type=elements.texts("ImageType"),
         description=_printable(elements.text("SeriesDescription")),

@@ -10,31 +10,30 @@ asked for it.
 from __future__ import annotations
 
 import struct
-import warnings
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from io import SEEK_CUR, SEEK_END, BufferedReader, BytesIO, FileIO
+from io import SEEK_CUR, SEEK_END, BytesIO
 from itertools import pairwise
 from pathlib import Path
-from threading import Lock
 from typing import BinaryIO
 
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
-from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.filereader import read_dataset, read_partial
 
 from tomodex.errors import Unavailable, Unsuitable
+from tomodex.header import (
+    DEFLATED,
+    EXPLICIT,
+    EXPLICIT_BIG_ENDIAN,
+    IMPLICIT,
+    MAX_HEADER,
+    inflate,
+)
 from tomodex.instance import Instance
 
 #: Single-frame files up to this size are read at once: a slice of 1024 x 1024 has 2 MiB.
 _READ_AT_ONCE = 8 * 2**20
-#: What a deflated dataset may hold besides its pixels.
-_HEADER_BYTES = 64 * 2**20
 #: A compressed frame may have this many times the bytes of its pixels, and some more; JPEG of pure
 #: noise has 1.1 (measured).
 _COMPRESSED_TIMES, _COMPRESSED_MORE = 2, 2**20
@@ -43,35 +42,14 @@ _MAX_FRAGMENTS = 250_000
 #: Tiles of one JPEG 2000 frame: 1024 x 1024 in tiles of 64 x 64 has 256.
 _MAX_TILES = 4096
 
-_DEFLATED = "1.2.840.10008.1.2.1.99"
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _END_OF_ITEMS = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
-_PIXEL_DATA, _FIRST_PIXEL_TAG = 0x7FE00010, 0x7FE00008
-_HIGH_BIT, _MODALITY_LUT = 0x00280102, 0x00283000
 #: Last marker of JPEG, JPEG-LS and JPEG 2000; nothing but padding follows.
 _END_OF_IMAGE = b"\xff\xd9"
 #: JPEG's Start of Frame markers, and JPEG-LS's: size and precision stand behind them.
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 #: JPEG 2000's Start of Codestream and the Size marker that must follow it.
 _START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
-
-#: What pydicom raises where a header is broken; OSError too, where the system has no part in it.
-_BROKEN_HEADER = (
-    AttributeError,
-    BytesLengthException,
-    EOFError,
-    IndexError,
-    InvalidDicomError,
-    KeyError,
-    NotImplementedError,
-    OverflowError,
-    RecursionError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
-#: pydicom warns of odd headers, and Python silences warnings for all threads at once or not at all.
-_warnings_off = Lock()
 
 Stored = npt.NDArray[np.uint16]
 Piece = tuple[int, int]  #: (offset, length), bytes
@@ -94,17 +72,6 @@ class Pixels:
     signed: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Element:
-    """Pixel Data (7FE0,0010) as it lies in a file."""
-
-    start: int  #: of its value, bytes
-    length: int  #: as the header claims; 0xFFFFFFFF: fragments follow
-    end: int  #: of the file, bytes
-    big_endian: bool
-    high_bit: int | None  #: (0028,0102)
-
-
 def find_pixels(instance: Instance) -> Pixels:
     """Find the frames of an instance in its file, without decoding them.
 
@@ -117,8 +84,7 @@ def find_pixels(instance: Instance) -> Pixels:
     try:
         content = _content(instance)
         with _open(instance.path, content) as file:
-            element = _find_element(file, instance)
-            frames = _find_frames(file, element, instance)
+            frames = _find_frames(file, instance)
     except OSError as trouble:
         raise Unavailable(f"a file cannot be read: {trouble.strerror}") from trouble
     return Pixels(
@@ -129,9 +95,9 @@ def find_pixels(instance: Instance) -> Pixels:
         rows=instance.rows,
         columns=instance.columns,
         bits_allocated=instance.bits_allocated,
-        big_endian=element.big_endian,
+        big_endian=instance.transfer_syntax == EXPLICIT_BIG_ENDIAN,
         bits_stored=instance.bits_stored,
-        shift=_shift(element.high_bit, instance),
+        shift=_shift(instance),
         signed=instance.pixel_representation == 1,
     )
 
@@ -184,94 +150,37 @@ def _require_ct_pixels(instance: Instance) -> None:
         raise Unsuitable("unreadable", f"pixels have {found}; CT has up to 16 in 16")
     if min(instance.rows, instance.columns, instance.number_of_frames) < 1:
         raise Unsuitable("unreadable", "an instance has no rows, columns or frames")
+    if instance.has_table and any(frame.rescale_slope is None for frame in instance.frames):
+        raise Unsuitable("no_rescale", "values become HU by a table, not by slope and intercept")
+    if instance.transfer_syntax == EXPLICIT_BIG_ENDIAN and instance.bits_allocated == 8:
+        # Two pixels to a word, swapped or not depending on who wrote it.
+        raise Unsuitable("unreadable", "8 bits in big endian are ambiguous")
 
 
 def _content(instance: Instance) -> bytes | None:
     """All of a small single-frame file, or what a deflated one inflates to; else None."""
     path = Path(instance.path)
-    if instance.transfer_syntax == _DEFLATED:
-        return _inflate(path.read_bytes(), _HEADER_BYTES + _pixel_bytes(instance))
+    if instance.transfer_syntax == DEFLATED:
+        return _inflated(path, MAX_HEADER + _pixel_bytes(instance))
     if instance.number_of_frames > 1 or path.stat().st_size > _READ_AT_ONCE:
         return None
     return path.read_bytes()
 
 
-def _inflate(file: bytes, most: int) -> bytes:
-    """The dataset that follows the file meta information (PS3.5 A.5)."""
-    if file[128:132] != b"DICM":
-        raise Unsuitable("unreadable", "a deflated file has no file meta information")
-    stream = BytesIO(file)
-    stream.seek(132)
-    with _reading_header():
-        read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        dataset = inflater.decompress(memoryview(file)[stream.tell() :], most)
-    except zlib.error as trouble:
-        raise Unsuitable("unreadable", "a deflated file cannot be inflated") from trouble
-    if inflater.unconsumed_tail:
+def _inflated(path: Path, most: int) -> bytes:
+    with path.open("rb") as stream:
+        dataset = inflate(stream, most + 1)
+    if len(dataset) > most:
         raise Unsuitable("unreadable", f"a deflated file grows beyond {most} bytes")
     return dataset
 
 
-def _find_element(file: BinaryIO, instance: Instance) -> _Element:
-    """Where Pixel Data stands; sequences before it (icons, functional groups) are passed over."""
-    found: list[tuple[int, int, int]] = []
-
-    def at_pixels(tag: int, vr: str | None, length: int) -> bool:
-        if tag >= _FIRST_PIXEL_TAG:
-            found.append((tag, file.tell(), length))
-        return bool(found)
-
-    wanted: list[int] = [_HIGH_BIT, _MODALITY_LUT]
-    with _reading_header():
-        if instance.transfer_syntax == _DEFLATED:
-            header = read_dataset(file, False, True, stop_when=at_pixels, specific_tags=wanted)
-            big_endian = False
-        else:
-            header = read_partial(file, at_pixels, force=True, specific_tags=wanted)
-            big_endian = header.original_encoding[1] is False
-        high_bit = _integer(header, _HIGH_BIT)
-        has_table = _MODALITY_LUT in header
-    if not found or found[0][0] != _PIXEL_DATA:
-        raise Unsuitable("no_pixels", "no pixel data, or none of whole numbers")
-    if has_table and any(frame.rescale_slope is None for frame in instance.frames):
-        raise Unsuitable("no_rescale", "values become HU by a table, not by slope and intercept")
-    if big_endian and instance.bits_allocated == 8:
-        # Two pixels to a word, swapped or not depending on who wrote it.
-        raise Unsuitable("unreadable", "8 bits in big endian are ambiguous")
-    _, start, length = found[0]
-    end = file.seek(0, SEEK_END)
-    return _Element(start=start, length=length, end=end, big_endian=big_endian, high_bit=high_bit)
-
-
-@contextmanager
-def _reading_header() -> Iterator[None]:
-    """Turns what pydicom raises into Unsuitable, and keeps its warnings to itself."""
-    try:
-        with _warnings_off, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except _BROKEN_HEADER as trouble:
-        raise Unsuitable("unreadable", "a header cannot be read") from trouble
-    except OSError as trouble:
-        # pydicom raises it too, for a header that ends within an element.
-        if trouble.errno is not None:
-            raise
-        raise Unsuitable("unreadable", "a header ends within an element") from trouble
-
-
-def _integer(header: Dataset, tag: int) -> int | None:
-    """The one value of an element; None where it is missing or empty."""
-    value = header[tag].value if tag in header else None
-    return None if value is None else int(value)
-
-
-def _shift(high_bit: int | None, instance: Instance) -> int:
+def _shift(instance: Instance) -> int:
     """How many unused bits lie below the stored ones (PS3.5 8.1.1).
 
     Codecs that know the precision give the stored bits alone, so there nothing lies below.
     """
+    high_bit = instance.high_bit
     if high_bit is None or instance.transfer_syntax not in NATIVE | _BIT_EXACT:
         return 0
     shift = high_bit + 1 - instance.bits_stored
@@ -282,25 +191,29 @@ def _shift(high_bit: int | None, instance: Instance) -> int:
     return shift
 
 
-def _find_frames(file: BinaryIO, element: _Element, instance: Instance) -> list[list[Piece]]:
+def _find_frames(file: BinaryIO, instance: Instance) -> list[list[Piece]]:
     """The pieces of every frame; all lie within the file."""
+    if instance.pixel_data is None:
+        raise Unsuitable("no_pixels", "no pixel data, or none of whole numbers")
+    start, length = instance.pixel_data
+    end = file.seek(0, SEEK_END)
     if instance.transfer_syntax not in NATIVE:
-        return _encapsulated_frames(file, element, instance.number_of_frames)
+        if length != _UNDEFINED:
+            raise Unsuitable("unreadable", "pixels should be in fragments, and are not")
+        file.seek(start)
+        return _encapsulated_frames(file, end, instance.number_of_frames)
     size = _pixel_bytes(instance) // instance.number_of_frames
-    present = min(element.length, element.end - element.start)
-    if element.length == _UNDEFINED or present < _pixel_bytes(instance):
+    present = max(0, min(length, end - start))
+    if length == _UNDEFINED or present < _pixel_bytes(instance):
         raise Unsuitable(
             "truncated", f"{_pixel_bytes(instance)} bytes of pixels expected, {present} found"
         )
-    return [[(element.start + k * size, size)] for k in range(instance.number_of_frames)]
+    return [[(start + k * size, size)] for k in range(instance.number_of_frames)]
 
 
-def _encapsulated_frames(file: BinaryIO, element: _Element, count: int) -> list[list[Piece]]:
-    """The fragments of every frame (PS3.5 A.4)."""
-    if element.length != _UNDEFINED:
-        raise Unsuitable("unreadable", "pixels should be in fragments, and are not")
-    file.seek(element.start)
-    table, *fragments = _fragments(file, element.end)
+def _encapsulated_frames(file: BinaryIO, end: int, count: int) -> list[list[Piece]]:
+    """The fragments of every frame (PS3.5 A.4), from where the file stands."""
+    table, *fragments = _fragments(file, end)
     if len(fragments) < count:
         raise Unsuitable("truncated", f"{count} frames expected, {len(fragments)} fragments found")
     # One each is unmistakable, and all that RLE and the Extended Offset Table allow.
@@ -348,20 +261,8 @@ def _ends_image(file: BinaryIO, fragment: Piece) -> bool:
 # --- reading ----------------------------------------------------------------------------------
 
 
-class _Bounded(BufferedReader):
-    """A file that is never asked for more than it has, whatever length a header claims."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(FileIO(path))
-        self._size = self.seek(0, SEEK_END)
-        self.seek(0)
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        return super().read(self._size if size is None else min(size, self._size))
-
-
 def _open(path: str, content: bytes | None) -> BinaryIO:
-    return _Bounded(path) if content is None else BytesIO(content)
+    return Path(path).open("rb") if content is None else BytesIO(content)
 
 
 def _read(pixels: Pixels, pieces: Sequence[Piece]) -> bytes:
@@ -485,7 +386,7 @@ def _require_end(frame: bytes) -> None:
 
 
 #: UIDs of the transfer syntaxes whose pixels are not compressed on their own.
-NATIVE = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", _DEFLATED})
+NATIVE = frozenset({IMPLICIT, EXPLICIT, EXPLICIT_BIG_ENDIAN, DEFLATED})
 
 _DECODERS: Mapping[str, Callable[[bytes, Pixels], Stored]] = {
     "1.2.840.10008.1.2.1.98": _decode_raw,  # Encapsulated Uncompressed
@@ -506,7 +407,7 @@ _DECODERS: Mapping[str, Callable[[bytes, Pixels], Stored]] = {
 }
 
 #: UIDs of those whose files hold every byte of their pixels.
-UNCOMPRESSED = NATIVE - {_DEFLATED} | {"1.2.840.10008.1.2.1.98"}
+UNCOMPRESSED = NATIVE - {DEFLATED} | {"1.2.840.10008.1.2.1.98"}
 
 #: Those of the above that keep every allocated bit where it was.
 _BIT_EXACT = frozenset({"1.2.840.10008.1.2.1.98", "1.2.840.10008.1.2.5"})

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: Goes up when the reader reads something else or the tables change; the catalogue is then made
 #: again.
-VERSION = 1
+VERSION = 2
 
 _TABLES = ("meta", "folder", "file", "shared", "instance", "reference", "skipped")
 
@@ -168,7 +168,7 @@ class Remembered:
 # --- records ------------------------------------------------------------------------------------
 
 #: What differs from slice to slice; the rest is the same in most of a series and is kept once.
-_OWN = ("acquisition_number", "frames")
+_OWN = ("acquisition_number", "frames", "pixel_data")
 _COLUMNS = ("path", "patient", "sop_uid", "sop_class", "description")
 _SHARED = tuple(f.name for f in fields(Instance) if f.name not in (*_OWN, *_COLUMNS, "attributes"))
 

@@ -82,6 +82,7 @@ def _as_ct(
         bits_allocated=bits_allocated,
         bits_stored=bits_stored,
         has_pixels=True,
+        pixel_data=seg.pixel_data,
     )
 
 

@@ -11,8 +11,9 @@ from typing import Literal, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
+from tomodex.elements import Elements
 from tomodex.errors import Unavailable, Unsuitable
-from tomodex.header import Elements, read_header
+from tomodex.header import read_header
 from tomodex.instance import SEGMENTATIONS
 
 Kind = Literal["BINARY", "FRACTIONAL", "LABELMAP"]
@@ -78,6 +79,7 @@ class Seg:
     columns: int
     bits_allocated: int
     bits_stored: int
+    pixel_data: tuple[int, int] | None  #: as in `tomodex.instance.Instance`
     max_fraction: int  #: of FRACTIONAL: the value that means 1
     segments: tuple[Segment, ...]
     frames: tuple[SegFrame, ...]
@@ -117,6 +119,7 @@ def read_seg(path: Path) -> Seg | None:
         columns=columns,
         bits_allocated=_positive(elements, "BitsAllocated"),
         bits_stored=_positive(elements, "BitsStored"),
+        pixel_data=header.pixel_data,
         max_fraction=elements.integer("MaximumFractionalValue") or 255,
         segments=tuple(_segments(elements)),
         frames=frames,
