@@ -271,6 +271,10 @@ def test_an_enhanced_ct_is_judged_by_its_frames():
         (stack(frame={"rescale_type": "HU_MOD"}), ""),
         (stack(frame={"rescale_type": "US"}), ""),
         (stack(frame={"rescale_type": "US", "rescale_slope": 0.1}), ""),
+        (stack(frame={"rescale_type": "hu"}), ""),
+        (stack(frame={"rescale_type": "Hounsfield Units"}), ""),
+        (stack(frame={"rescale_type": "Houndsfield Unit"}), ""),
+        (stack(frame={"rescale_type": "normalized"}), "not_hu"),
         (stack(frame={"rescale_type": "US"}, bits_stored=65535), ""),
         (stack(frame={"rescale_type": "MGML"}), "spectral"),
         (stack(bits_stored=8, bits_allocated=8), "not_hu"),
@@ -319,8 +323,6 @@ def test_pixels_and_places_are_judged_by_what_they_are(instances, reason):
         ("Electron Density[%EDW]", "spectral"),
         ("CaSupp-I 25", "spectral"),
         ("Lung PBV", "spectral"),
-        ("Axial MIP 8/2", "projection"),
-        ("VRT range", "projection"),
         ("CBF map", "derived"),
         ("Tmax (s)", "derived"),
         ("Thorax nativ 1.0 Br40", ""),
@@ -336,6 +338,15 @@ def test_labels_of_vendors_are_understood(description, reason):
     assert select(of(stack(description=description)), RULES).reason == reason
 
 
+@pytest.mark.parametrize("description", ["Axial MIP 8/2", "VRT range", "CTA 0.6 for MIP"])
+def test_slices_that_are_named_after_a_projection_are_one_only_if_derived(description):
+    named = stack(description=description)
+    assert select(of(named), RULES).wanted
+    for kind in (("DERIVED", "PRIMARY", "AXIAL"), ("ORIGINAL", "SECONDARY", "AXIAL")):
+        derived = tuple(replace(i, image_type=kind) for i in named)
+        assert select(of(derived), RULES).reason == "projection"
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
@@ -349,6 +360,7 @@ def test_labels_of_vendors_are_understood(description, reason):
         ("VOLREN", "projection"),
         ("SUBTRACTION", "derived"),
         ("SCREEN SAVE", "secondary_capture"),
+        ("CT_SOM5 PROT", "secondary_capture"),
         ("CT_SOM5 SPI", ""),
         ("CT_SOM5 SPI DUAL", ""),
         ("ADD", ""),

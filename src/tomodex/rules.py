@@ -75,9 +75,10 @@ class Pattern(_Strict):
     field: Literal["image_type", "description", "rescale_type", "modality", "sop_class", "private"]
     regex: str
     tag: str = ""  #: with field "private": one of `HINTS`
+    image_type: str = ""  #: a regular expression that a value of Image Type must match as well
     on: bool = True
 
-    @field_validator("regex")
+    @field_validator("regex", "image_type")
     @classmethod
     def _compiles(cls, regex: str) -> str:
         try:
@@ -96,8 +97,10 @@ class Pattern(_Strict):
 
     def matches(self, instance: Instance) -> bool:
         """Whether the instance carries this label."""
-        return self.on and _found(
-            self.regex, tuple(sorted(_labels(instance, self.field, self.tag)))
+        return (
+            self.on
+            and _found(self.regex, tuple(sorted(_labels(instance, self.field, self.tag))))
+            and (not self.image_type or _found(self.image_type, _image_types(instance)))
         )
 
 
@@ -195,8 +198,8 @@ class UnitsRule(_Rule):
     """Leaves out instances whose values are not in HU, by unit, bits and reach."""
 
     kind: Literal["units"]
-    hu: tuple[str, ...]
-    unspecified: tuple[str, ...]
+    hu: tuple[str, ...]  #: in capitals, as all units are compared
+    unspecified: tuple[str, ...]  #: the same
     range_hu: tuple[float, float]  #: what values of an unspecified unit must be able to reach
     min_bits: int = Field(ge=1, le=32)
 
@@ -206,9 +209,10 @@ class UnitsRule(_Rule):
         return next((why for f in instance.frames if (why := self._in(f, instance))), None)
 
     def _in(self, frame: Frame, instance: Instance) -> str | None:
-        if frame.rescale_type in self.hu:
+        unit = frame.rescale_type.strip().upper()
+        if unit in self.hu:
             return None
-        if frame.rescale_type not in self.unspecified:
+        if unit not in self.unspecified:
             return f"unit {_code(frame.rescale_type)}"
         low, high = _reach(frame, instance)
         if low <= self.range_hu[0] and high >= self.range_hu[1]:
@@ -444,8 +448,7 @@ def _meant(given: str, known: Iterable[str]) -> str:
 def _labels(instance: Instance, field: str, tag: str) -> set[str]:
     """Texts of one kind in a header, each short enough to search."""
     if field == "image_type":
-        values = {v for f in instance.frames for v in f.image_type} | {*instance.image_type}
-        return {v.strip()[:_LONGEST] for v in values}
+        return {*_image_types(instance)}
     if field == "description":
         return {re.sub(r"[\W_]+", " ", instance.description[:_LONGEST]).strip()}
     if field == "rescale_type":
@@ -453,6 +456,11 @@ def _labels(instance: Instance, field: str, tag: str) -> set[str]:
     if field == "private":
         return {instance.private.get(tag, "")[:_LONGEST]}
     return {(instance.modality if field == "modality" else instance.sop_class)[:_LONGEST]}
+
+
+def _image_types(instance: Instance) -> tuple[str, ...]:
+    values = {v for f in instance.frames for v in f.image_type} | {*instance.image_type}
+    return tuple(sorted({v.strip()[:_LONGEST] for v in values}))
 
 
 @lru_cache(maxsize=20_000)
