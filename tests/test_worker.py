@@ -15,7 +15,7 @@ import pytest
 
 from tests.contracts.queue import HOUR, annotated, ct, feed, new, status_of
 from tomodex import worker
-from tomodex.errors import Misconfigured, Unavailable, Unsuitable
+from tomodex.errors import BadQuery, Misconfigured, Unavailable, Unsuitable
 from tomodex.queues import Failed, Rejected, Retry
 from tomodex.queues.sqlite import SqliteQueue
 from tomodex.worker import nothing_left, run_workers, work, work_once
@@ -91,8 +91,17 @@ def test_a_failed_task_says_where_and_not_what_the_header_held(queue, caplog):
 
 def test_our_own_errors_are_quoted(queue):
     queue.put([new("1.2")])
-    outcome = once(queue, failing(Misconfigured("dicomweb: needs httpx")))
-    assert outcome.sentence.startswith("Misconfigured: dicomweb: needs httpx at test_worker.py:")
+    outcome = once(queue, failing(BadQuery("no such group")))
+    assert outcome.sentence.startswith("BadQuery: no such group at test_worker.py:")
+
+
+def test_a_wrong_setting_stops_the_worker_and_costs_no_task(queue):
+    """Or it would fail everything that waits, one after another."""
+    queue.put([new("1.2")])
+    with pytest.raises(Misconfigured, match="needs httpx"):
+        once(queue, failing(Misconfigured("dicomweb: needs httpx")))
+    assert status_of(queue, "1.2") == "ready"
+    assert queue.lease("another", HOUR).attempt == 1
 
 
 def test_a_result_that_cannot_be_stored_fails_its_task(queue):
@@ -248,6 +257,10 @@ def dangerous(task):
     return annotated(task.series)
 
 
+def is_set_wrong(worker, stop):
+    raise Misconfigured("weights are missing")
+
+
 def never_starts(name: str, stop) -> None:
     sys.exit(3)
 
@@ -277,17 +290,25 @@ def test_workers_that_cannot_start_are_not_started_for_ever(monkeypatch):
         )
 
 
+def test_workers_with_wrong_settings_are_not_started_again():
+    with pytest.raises(Misconfigured, match="cannot work with these settings"):
+        run_workers(
+            1, is_set_wrong, bury=lambda name: 0, finished=lambda: False, progress=lambda: None
+        )
+
+
 def test_workers_give_back_what_they_hold_when_all_is_to_end(tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "FINISH_S", 0.0)
     url = f"sqlite://{tmp_path}/tomodex.db"
     queue = SqliteQueue(url)
     queue.put([new("slow")])
+    seen = []  # asked every 0.2 s: from the second time on it is surely in the worker's hands
     run_workers(
         1,
         partial(index_all, url),
         bury=queue.bury,
-        finished=lambda: ("on-demand", "in-progress") in queue.count(),
-        progress=lambda: None,
+        finished=lambda: seen.count(True) > 2,
+        progress=lambda: seen.append(("on-demand", "in-progress") in queue.count()),
     )
     (state,) = queue.states("slow")
     assert (state.status, state.attempt) == ("ready", 0)

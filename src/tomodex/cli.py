@@ -78,7 +78,9 @@ def index(
     from tomodex.indexing import index_source
     from tomodex.tables import summary_lines
     from tomodex.wiring import source_url
+    from tomodex.worker import leave_on_sigterm
 
+    leave_on_sigterm()
     settings = _settings(workers=workers, segmenters=segmenter, rules=rules)
     with _progress() as progress:
         summary = index_source(settings, source_url(source), lane.value, progress)

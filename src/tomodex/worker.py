@@ -52,6 +52,9 @@ FALSE_STARTS = 3
 FINISH_S = 30.0
 GIVE_BACK_S = 10.0
 
+#: Exit code of a worker that no other will do better than.
+MISCONFIGURED = 2
+
 Annotate = Callable[[Task], AnnotatedSeries]
 Stop = Callable[[], bool]
 
@@ -95,6 +98,7 @@ def work_once(
 
     Raises:
         Unavailable: the queue did not answer; the task will be done again.
+        Misconfigured: no task can be done so, and this one is given back.
     """
     task = queue.lease(worker, lease)
     if task is None:
@@ -103,7 +107,7 @@ def work_once(
     try:
         with _held(queue, task, lease):
             outcome, ours = _settle(queue, task, outcome_of(annotate, task))
-    except (KeyboardInterrupt, Leave):
+    except (KeyboardInterrupt, Leave, Misconfigured):
         queue.give_back(task)
         log.info("ready", extra=_facts(task, worker, started))
         raise
@@ -120,7 +124,7 @@ def outcome_of(annotate: Annotate, task: Task) -> Outcome:
         return Rejected(reason=unsuitable.reason, sentence=unsuitable.sentence)
     except Unavailable as unavailable:
         return Retry(sentence=str(unavailable))
-    except Leave:
+    except (Leave, Misconfigured):
         raise
     except (Exception, SystemExit) as bug:  # noqa: BLE001 - one bad series must not stop the worker
         return Failed(reason=type(bug).__name__, sentence=describe(bug))
@@ -255,7 +259,8 @@ def run_workers(
         progress: called as often.
 
     Raises:
-        Misconfigured: workers end again and again before they take any task.
+        Misconfigured: a worker's settings are wrong, or workers end again and again before they
+            take any task.
     """
     places = [_Place() for _ in range(count)]
     patience_s = 0.0
@@ -299,6 +304,8 @@ def _mourn(place: _Place, bury: Callable[[str], int]) -> None:
     code = place.process.exitcode if place.process else None
     held = bury(place.name)
     log.error("worker died", extra={"worker": place.name, "exit_code": code, "held": held})
+    if code == MISCONFIGURED:
+        raise Misconfigured("a worker cannot work with these settings; the log says why")
     place.false_starts = 0 if held else place.false_starts + 1
     if place.false_starts > FALSE_STARTS:
         raise Misconfigured(
@@ -326,7 +333,7 @@ def _be_worker(main: Callable[[str, Stop], None], name: str, heard: Connection) 
         main(name, heard.poll)
     except TomodexError as error:
         log.error("worker ended", extra={"worker": name, "sentence": str(error)})  # noqa: TRY400
-        sys.exit(2)
+        sys.exit(MISCONFIGURED if isinstance(error, Misconfigured) else 1)
 
 
 def _end(places: Sequence[_Place], patience_s: float, bury: Callable[[str], int]) -> None:
