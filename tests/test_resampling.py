@@ -169,6 +169,7 @@ def test_a_mirrored_series_keeps_the_patients_sides():
         "16 deg",
         "45 deg",
         "tilt 0.5 deg",
+        "tilt 4 deg",
         "tilt 18.5 deg",
     ],
 )
