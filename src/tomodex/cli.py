@@ -168,15 +168,20 @@ def status(as_json: Json = False) -> None:
     """Show how many series wait, were indexed, rejected (and why) or failed."""
     from tomodex import tables, wiring
 
-    queue = wiring.queue_of(_settings())
+    settings = _settings()
+    queue = wiring.queue_of(settings)
     counts, reasons = queue.count(), queue.reasons()
+    refused = [aside for name in wiring.consumer_names(settings) for aside in queue.asides(name)]
     if as_json:
-        _print_json({"lanes": _nested(counts), "reasons": _nested(reasons)})
+        lanes, why = _nested(counts), _nested(reasons)
+        _print_json({"lanes": lanes, "reasons": why, "set_aside": refused})
         return
     _print(tables.lanes_table(counts))
     for state in ("rejected", "failed"):
         if found := {why: n for (s, why), n in reasons.items() if s == state}:
             _print("", tables.counted_table(state, found))
+    if refused:
+        _print("", tables.asides_table(refused))
 
 
 @app.command()

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from tomodex.annotation import AnnotatedSeries, Annotation
 from tomodex.indexing import Summary
-from tomodex.queues import Lane, Status, TaskState
+from tomodex.queues import Aside, Lane, Status, TaskState
 from tomodex.search import Hit, Page
 from tomodex.selection import Check
 
@@ -130,6 +130,14 @@ def lanes_table(counts: Mapping[tuple[Lane, Status], int]) -> Table:
     table = _table("lane", *statuses)
     for lane in dict.fromkeys(lane for lane, _ in counts):
         table.add_row(lane, *(f"{counts.get((lane, status), 0):,}" for status in statuses))
+    return table
+
+
+def asides_table(asides: Sequence[Aside]) -> Table:
+    """Results that an index or a sink could not take."""
+    table = _table("set aside by", "SeriesInstanceUID", "because")
+    for aside in asides:
+        table.add_row(aside.consumer, aside.series_uid, aside.sentence)
     return table
 
 

@@ -67,6 +67,11 @@ def consumers_of(settings: Settings) -> dict[str, Sink]:
     }
 
 
+def consumer_names(settings: Settings) -> tuple[str, ...]:
+    """Names of everything that the results feed is delivered to."""
+    return (settings.index_url, *settings.sinks)
+
+
 def tools_of(settings: Settings, url: str) -> Tools:
     """What a worker needs for the series of one source."""
     return Tools(
