@@ -145,12 +145,33 @@ def test_a_high_bit_that_cannot_be_is_refused(tmp_path):
     assert refusal(written(tmp_path, ds)).reason == "unreadable"
 
 
+@pytest.mark.parametrize("stored", [soft_tissue(), soft_tissue().astype("<i2") - 1024])
+def test_a_high_bit_that_is_not_that_of_the_values_is_refused(tmp_path, stored):
+    ds = ct_dataset(stored)
+    ds.HighBit = 15
+    assert refusal(written(tmp_path, ds)).reason == "unreadable"
+
+
 # --- fragments --------------------------------------------------------------------------------
 
 
 def frames_in_pieces(pieces: int) -> tuple[np.ndarray, list[bytes]]:
     stored = np.stack([soft_tissue() + 10 * k for k in range(3)])
     return stored, [bytes(ENCODERS[J2K](frame, 12)) for frame in stored]
+
+
+@pytest.mark.parametrize("syntax", [JPEG_LOSSLESS, J2K, RLE])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_raw_pixels_that_are_said_to_be_compressed_are_read_as_they_are(tmp_path, syntax, bits):
+    stored = soft_tissue(39, 49) if bits == 16 else (soft_tissue(39, 49) // 16).astype("u1")
+    instance = written(tmp_path, ct_dataset(stored, bits=min(bits, 12)))
+    lied = replace(instance, transfer_syntax=syntax)
+    np.testing.assert_array_equal(values(find_pixels(lied)), stored)
+
+
+def test_compressed_pixels_that_are_said_to_be_raw_are_unreadable(tmp_path):
+    instance = written(tmp_path, ct_dataset(soft_tissue(), transfer_syntax=J2K))
+    assert refusal(replace(instance, transfer_syntax=EXPLICIT)).reason == "unreadable"
 
 
 @pytest.mark.parametrize("has_table", [True, False])
@@ -357,7 +378,7 @@ def test_damage_anywhere_gives_pixels_or_a_reason(tmp_path, syntax):
         {"rows": 0},
         {"number_of_frames": 0},
         {"transfer_syntax": "1.2.840.10008.1.2.4.102"},  # MPEG-4
-        {"transfer_syntax": RLE},  # not in fragments
+        {"transfer_syntax": RLE, "rows": 39},  # neither in fragments nor as long as its pixels
     ],
 )
 def test_pixels_that_no_ct_has_are_refused(tmp_path, changes):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import SEEK_CUR, SEEK_END, BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -81,24 +81,25 @@ def find_pixels(instance: Instance) -> Pixels:
         Unavailable: the file cannot be read.
     """
     _require_ct_pixels(instance)
+    real = _as_it_lies(instance)
     try:
-        content = _content(instance)
-        with _open(instance.path, content) as file:
-            frames = _find_frames(file, instance)
+        content = _content(real)
+        with _open(real.path, content) as file:
+            frames = _find_frames(file, real)
     except OSError as trouble:
         raise Unavailable(f"a file cannot be read: {trouble.strerror}") from trouble
     return Pixels(
-        path=instance.path,
+        path=real.path,
         content=content,
         frames=frames,
-        transfer_syntax=instance.transfer_syntax,
-        rows=instance.rows,
-        columns=instance.columns,
-        bits_allocated=instance.bits_allocated,
-        big_endian=instance.transfer_syntax == EXPLICIT_BIG_ENDIAN,
-        bits_stored=instance.bits_stored,
-        shift=_shift(instance),
-        signed=instance.pixel_representation == 1,
+        transfer_syntax=real.transfer_syntax,
+        rows=real.rows,
+        columns=real.columns,
+        bits_allocated=real.bits_allocated,
+        big_endian=real.transfer_syntax == EXPLICIT_BIG_ENDIAN,
+        bits_stored=real.bits_stored,
+        shift=_shift(real),
+        signed=real.pixel_representation == 1,
     )
 
 
@@ -113,7 +114,9 @@ def decode_frame(pixels: Pixels, frame: int) -> Stored:
         Unavailable: the file cannot be read.
     """
     if pixels.transfer_syntax in NATIVE:
-        return _decode_raw(_read(pixels, pixels.frames[frame]), pixels)
+        stored = _decode_raw(_read(pixels, pixels.frames[frame]), pixels)
+        _require_shifted(stored, pixels)
+        return stored
     most = _COMPRESSED_TIMES * _frame_bytes(pixels) + _COMPRESSED_MORE
     if sum(length for _, length in pixels.frames[frame]) > most:
         raise Unsuitable("unreadable", "a compressed frame is larger than its pixels")
@@ -155,6 +158,19 @@ def _require_ct_pixels(instance: Instance) -> None:
     if instance.transfer_syntax == EXPLICIT_BIG_ENDIAN and instance.bits_allocated == 8:
         # Two pixels to a word, swapped or not depending on who wrote it.
         raise Unsuitable("unreadable", "8 bits in big endian are ambiguous")
+
+
+def _as_it_lies(instance: Instance) -> Instance:
+    """The instance with the transfer syntax that its pixels are really in.
+
+    Some archives decompress and do not say so: what is as long as the pixels, is them.
+    """
+    if instance.transfer_syntax in NATIVE or instance.pixel_data is None:
+        return instance
+    raw = _pixel_bytes(instance)
+    if instance.pixel_data[1] != raw + raw % 2:
+        return instance
+    return replace(instance, transfer_syntax=EXPLICIT)
 
 
 def _content(instance: Instance) -> bytes | None:
@@ -203,8 +219,10 @@ def _find_frames(file: BinaryIO, instance: Instance) -> list[list[Piece]]:
         file.seek(start)
         return _encapsulated_frames(file, end, instance.number_of_frames)
     size = _pixel_bytes(instance) // instance.number_of_frames
+    if length == _UNDEFINED:
+        raise Unsuitable("unreadable", "pixels are in fragments, and should not be")
     present = max(0, min(length, end - start))
-    if length == _UNDEFINED or present < _pixel_bytes(instance):
+    if present < _pixel_bytes(instance):
         raise Unsuitable(
             "truncated", f"{_pixel_bytes(instance)} bytes of pixels expected, {present} found"
         )
@@ -300,6 +318,16 @@ def _decode_raw(frame: bytes | bytearray, pixels: Pixels) -> Stored:
         frame, f"{order}u{pixels.bits_allocated // 8}", count=pixels.rows * pixels.columns
     )
     return _as_patterns(values.reshape(pixels.rows, pixels.columns), pixels)
+
+
+def _require_shifted(stored: Stored, pixels: Pixels) -> None:
+    """Raises Unsuitable where High Bit says the top of a word, and the values lie at its bottom."""
+    if not pixels.shift:
+        return
+    below, above = stored & 2**pixels.shift - 1, stored >> pixels.bits_stored
+    sign = 2 ** (16 - pixels.bits_stored) - 1 if pixels.signed else 0
+    if below.any() and np.isin(above, (0, sign)).all():
+        raise Unsuitable("unreadable", "the high bit is not where the values have theirs")
 
 
 def _decode_rle(frame: bytes, pixels: Pixels) -> Stored:
