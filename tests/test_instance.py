@@ -26,6 +26,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     RLELossless,
+    SecondaryCaptureImageStorage,
     SegmentationStorage,
 )
 
@@ -595,6 +596,14 @@ def test_arbitrary_bytes_are_no_dicom(data: bytes) -> None:
 def test_a_file_that_cannot_be_opened_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="No such file"):
         read_instance(tmp_path / "gone.dcm", str)
+
+
+@pytest.mark.parametrize("blank", ["", None])
+def test_a_ct_image_without_modality_is_one_by_its_sop_class(blank: str | None) -> None:
+    instance = read(ct_slice(Modality=blank))
+    assert (instance.modality, instance.attributes["Modality"]) == ("CT", "CT")
+    capture = read(ct_slice(Modality=blank, SOPClassUID=SecondaryCaptureImageStorage))
+    assert (capture.modality, "Modality" in capture.attributes) == ("", False)
 
 
 # --- what is hostile ----------------------------------------------------------------------------

@@ -74,6 +74,15 @@ HINTS = (
 MAX_FRAMES = 65_536
 
 MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
+#: What images of these SOP classes are where nothing else says it: anonymisers blank Modality.
+_MODALITIES = dict.fromkeys(
+    (
+        "1.2.840.10008.5.1.4.1.1.2",
+        "1.2.840.10008.5.1.4.1.1.2.1",
+        "1.2.840.10008.5.1.4.1.1.2.2",
+    ),
+    "CT",
+)
 SEGMENTATIONS = frozenset({"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"})
 
 
@@ -100,7 +109,7 @@ class Instance:
     study_uid: str  #: (0020,000D); "" where the header has none
     sop_uid: str  #: (0008,0018), else the file meta's (0002,0003)
     sop_class: str  #: (0008,0016), else the file meta's (0002,0002)
-    modality: str  #: (0008,0060)
+    modality: str  #: (0008,0060), else CT if (0008,0016) is a class of CT
     transfer_syntax: str  #: (0002,0010), else Implicit VR Little Endian
     patient: str = ""  #: pseudonym; the identifiers themselves never leave the reader
     frame_of_reference_uid: str = ""  #: (0020,0052)
@@ -162,7 +171,7 @@ def read_instance_from(
         return None
     elements = header.elements
     sop_class = _uid(elements, "SOPClassUID") or _uid(header.meta, "MediaStorageSOPClassUID")
-    modality = elements.text("Modality")
+    modality = elements.text("Modality") or _MODALITIES.get(_uid(elements, "SOPClassUID"), "")
     if not (sop_class or modality):
         raise Unsuitable("unreadable", "it has neither a SOP Class UID nor a Modality")
     series_uid, study_uid = _uid(elements, "SeriesInstanceUID"), _uid(elements, "StudyInstanceUID")
@@ -197,7 +206,7 @@ def read_instance_from(
         description=_printable(elements.text("SeriesDescription")),
         private=_hints(groups),
         frames=() if sop_class in SEGMENTATIONS else _frames(elements, groups),
-        attributes=_attributes(groups, free_text),
+        attributes=_attributes(groups, free_text) | ({"Modality": modality} if modality else {}),
         references=references,
         referenced_sop_uids=() if references else _referenced_sop_uids(elements, groups),
     )
