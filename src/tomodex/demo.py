@@ -90,7 +90,7 @@ def run_demo(folder: Path, settings: Settings, progress: ProgressOf) -> Report:
             verdicts,
             *(line for lines, _ in answers for line in lines),
             "",
-            "There is no web page yet: it comes with `tomodex serve`.",
+            "This version has no web page yet; the command line has it all.",
             f"Ask more: tomodex --data {settings.data} search 'covers T12..L5'",
         ],
         right=right and all(is_right for _, is_right in answers),
@@ -98,9 +98,12 @@ def run_demo(folder: Path, settings: Settings, progress: ProgressOf) -> Report:
 
 
 def _what_came(summary: Summary, made: int) -> list[str]:
+    """Segmentations are series too, which are used and not indexed."""
+    used = summary.rejected.get("segmentation", 0)
+    rejected = sum(summary.rejected.values()) - used
     return [
-        f"{made} phantom series: {summary.indexed} indexed, {sum(summary.rejected.values())} "
-        f"rejected, {summary.failed} failed, in {summary.seconds:.0f} s",
+        f"{made} phantom series: {summary.indexed} indexed from {used} stored segmentations, "
+        f"{rejected} rejected, {summary.failed} failed, in {summary.seconds:.0f} s",
         "",
     ]
 
