@@ -102,8 +102,8 @@ def _what_came(summary: Summary, made: int) -> list[str]:
     used = summary.rejected.get("segmentation", 0)
     rejected = sum(summary.rejected.values()) - used
     return [
-        f"{made} phantom series: {summary.indexed} indexed from {used} stored segmentations, "
-        f"{rejected} rejected, {summary.failed} failed, in {summary.seconds:.0f} s",
+        f"{made} phantom series: {summary.indexed} indexed, {used} of them from a stored "
+        f"segmentation, {rejected} rejected, {summary.failed} failed, in {summary.seconds:.0f} s",
         "",
     ]
 
