@@ -46,12 +46,14 @@ _PADDING = " \0\t\r\n"
 class Elements:
     """Elements of one dataset by keyword; their values are read when asked for."""
 
-    __slots__ = ("_charset", "_dataset")
+    __slots__ = ("_charset", "_dataset", "_firsts")
 
     def __init__(self, dataset: Dataset, charset: str = "") -> None:
         self._dataset = dataset
         own = self._raw("SpecificCharacterSet")
         self._charset = _plain(_value(own)) if own else charset
+        #: Shared functional groups are asked for again with every frame.
+        self._firsts: dict[str, Elements | None] = {}
 
     def __contains__(self, keyword: str) -> bool:
         return _tag(keyword) in self._dataset
@@ -105,7 +107,9 @@ class Elements:
 
     def first(self, keyword: str) -> Elements | None:
         """The first item of a sequence."""
-        return next(self.items(keyword), None)
+        if keyword not in self._firsts:
+            self._firsts[keyword] = next(self.items(keyword), None)
+        return self._firsts[keyword]
 
     def flat(self) -> Iterator[Elements]:
         """This dataset, then the first item of each sequence in it: macros of a frame."""

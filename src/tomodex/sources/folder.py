@@ -35,7 +35,7 @@ BATCH = 64
 #: Files that are remembered in one transaction: what an interruption may cost.
 TRANSACTION = 512
 
-#: Starting processes takes about as long as reading this many files (0.2 ms each, measured).
+#: Starting processes takes about as long as reading this many files (0.6 ms each, measured).
 WORTH_PROCESSES = 2_000
 
 #: What an archive counts for in that.
