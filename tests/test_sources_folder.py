@@ -128,6 +128,17 @@ def test_what_differs_is_not_one_series_even_without_uid(tmp_path: Path) -> None
     assert len(by_uid(open_folder(tmp_path))) == 3
 
 
+@pytest.mark.filterwarnings("ignore:.*for VR UI")
+def test_texts_that_are_no_uids_tell_series_apart_and_are_not_shown(tmp_path: Path) -> None:
+    for number, text in enumerate(("ANON_A", "ANON_B", "4a7d1ed4-14474e40", "1" * 65)):
+        for k in range(2):
+            write(tmp_path / "archive" / f"{number}-{k}.dcm", slice_of(text, k))
+    found = by_uid(open_folder(tmp_path))
+    assert [listing.series.instance_count for listing in found.values()] == [2, 2, 2, 2]
+    assert all(uid.startswith("2.25.") for uid in found)
+    assert "ANON" not in repr(found)
+
+
 def test_duplicates_are_listed_and_do_not_change_the_fingerprint(tmp_path: Path) -> None:
     root = tmp_path / "archive"
     for k in range(3):

@@ -6,6 +6,7 @@ from it alone. A multi-frame instance has one `Frame` for each of its frames, a 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -111,6 +112,7 @@ class Instance:
     sop_class: str  #: (0008,0016), else the file meta's (0002,0002)
     modality: str  #: (0008,0060), else CT if (0008,0016) is a class of CT
     transfer_syntax: str  #: (0002,0010), else Implicit VR Little Endian
+    series_text: str = ""  #: a hash of what stands for (0020,000E) where that is no UID
     patient: str = ""  #: pseudonym; the identifiers themselves never leave the reader
     frame_of_reference_uid: str = ""  #: (0020,0052)
     rows: int = 0
@@ -186,6 +188,7 @@ def read_instance_from(
         sop_class=sop_class,
         modality=modality,
         transfer_syntax=header.transfer_syntax,
+        series_text="" if series_uid else _hash(elements.text("SeriesInstanceUID")),
         patient=pseudonymize(_patient(elements, study_uid or series_uid or sop_uid)),
         frame_of_reference_uid=_uid(elements, "FrameOfReferenceUID"),
         rows=elements.integer("Rows") or 0,
@@ -216,6 +219,11 @@ def _uid(elements: Elements, keyword: str) -> str:
     """A UID, or "" where there is none or what stands there is none (PS3.5 9.1)."""
     uid = next(iter(elements.texts(keyword)), "")
     return uid if re.fullmatch(r"[0-9.]{1,64}", uid) else ""
+
+
+def _hash(text: str) -> str:
+    """What tells one text from another and does not show it; "" of an empty one."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest() if text else ""
 
 
 def _patient(elements: Elements, otherwise: str) -> str:

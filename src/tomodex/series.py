@@ -85,6 +85,7 @@ def derived_uids(instance: Instance, folder: str) -> tuple[str, str]:
         instance.rows,
         instance.columns,
         orientation,
+        *filter(None, [instance.series_text]),
     )
     return series_uid, study_uid
 

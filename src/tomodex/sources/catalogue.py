@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: Goes up when the reader reads something else or the tables change; the catalogue is then made
 #: again.
-VERSION = 2
+VERSION = 3
 
 _TABLES = ("meta", "folder", "file", "shared", "instance", "reference", "skipped")
 
