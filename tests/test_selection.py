@@ -352,6 +352,10 @@ def test_slices_that_are_named_after_a_projection_are_one_only_if_derived(descri
         assert select(of(derived), RULES).reason == "projection"
 
 
+def test_an_original_3d_image_is_no_rendering():
+    assert select(of(stack(image_type=("ORIGINAL", "PRIMARY", "3D"))), RULES).wanted
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
@@ -363,6 +367,7 @@ def test_slices_that_are_named_after_a_projection_are_one_only_if_derived(descri
         ("PROJECTION IMAGE", "projection"),
         ("AVERAGE", "projection"),
         ("VOLREN", "projection"),
+        ("3D", "projection"),
         ("SUBTRACTION", "derived"),
         ("SCREEN SAVE", "secondary_capture"),
         ("CT_SOM5 PROT", "secondary_capture"),
