@@ -22,7 +22,7 @@ demo: $(READY)  ## make phantom series, index them, search them
 	$(BIN)/tomodex demo
 
 test: $(READY)  ## every test that needs no server
-	$(BIN)/python -m pytest -m "not server"
+	$(BIN)/python -m pytest -m "not server" -n auto --dist loadfile
 
 check: $(READY)  ## lint, types, import contract, docs
 	$(BIN)/ruff check .

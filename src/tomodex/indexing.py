@@ -31,10 +31,6 @@ ProgressOf = Callable[[str], Progress]
 #: Seconds between two deliveries while workers work: an answer is as old as this at most.
 DELIVERY_S = 2.0
 
-#: After so many seconds without a task in hand, what is left waits for another try later. Longer
-#: than workers take to start on a busy machine.
-PATIENCE_S = 30.0
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
@@ -78,7 +74,7 @@ def index_source(settings: Settings, url: str, lane: Lane, progress: ProgressOf)
 def work_off(settings: Settings, queue: Queue, progress: ProgressOf) -> int:
     """Work until nothing can be done now, delivering all along; return how much was delivered."""
     delivery = Delivery(queue, consumers_of(settings))
-    if _waiting(queue.count()):
+    if queue.is_due():
         watch = Watch(queue, delivery, progress("indexing series"))
         run_workers(
             settings.workers,
@@ -142,7 +138,6 @@ class Watch:
         self._progress = progress
         self._before = _settled(queue.count())
         self._all = _waiting(queue.count())
-        self._busy = time.monotonic()
 
     def look(self) -> None:
         """Show how many of the waiting series are settled, and deliver what came of them."""
@@ -150,13 +145,9 @@ class Watch:
         self._delivery.now_and_then()
 
     def nothing_to_do(self) -> bool:
-        """Nothing waits, or what does has to wait longer than anybody wants to look on."""
-        counts = self._queue.count()
-        if not _waiting(counts):
-            return True
-        if _of(counts, "in-progress"):
-            self._busy = time.monotonic()
-        return time.monotonic() - self._busy > PATIENCE_S
+        """Nobody has a task in hand, and what waits, waits for its time to come."""
+        # In this order: what is leased in between is then seen in hand.
+        return not (self._queue.is_due() or _of(self._queue.count(), "in-progress"))
 
 
 def _summary(

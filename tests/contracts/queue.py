@@ -362,6 +362,19 @@ class QueueContract:
         assert (state.status, state.reason, state.attempt) == ("failed", "unavailable", 5)
         assert state.sentence == "the PACS closed the association"
 
+    def test_a_task_is_due_when_a_lease_would_find_it(self, queue, later):
+        assert not queue.is_due()
+        queue.put([new("1.2")])
+        assert queue.is_due()
+        queue.lease("w", HOUR)
+        assert not queue.is_due()
+        later(DAY)
+        assert queue.is_due()
+        settle_next(queue, Retry(sentence="the PACS closed the association"))
+        assert not queue.is_due()
+        later(DAY)
+        assert queue.is_due()
+
     def test_failed_series_are_tried_again_when_a_person_says_so(self, queue):
         queue.put([new("1.2"), new("1.3"), new("1.4"), new("1.5", reason="4d")])
         settle_next(queue, Failed(sentence="in measure", reason="KeyError"))

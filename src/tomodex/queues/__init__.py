@@ -138,6 +138,9 @@ class Queue(Protocol):
         lane, so that it never starves. A task whose lease ran out counts as ready.
         """
 
+    def is_due(self) -> bool:
+        """Whether there is a task to be leased now, and not only later."""
+
     def extend(self, task: Task, lease: timedelta) -> bool:
         """Hold a task for longer; False if it belongs to somebody else by now."""
 

@@ -274,6 +274,10 @@ class SqliteQueue:
 
     # Workers take them
 
+    def is_due(self) -> bool:
+        ((waiting, overdue),) = self._read(WAITING, {"now": self._now_ms()})
+        return bool(waiting or overdue)
+
     def lease(self, worker: str, lease: timedelta) -> Task | None:
         now = self._now_ms()
         # Looked up without the write lock: idle workers do not hold up busy ones.
