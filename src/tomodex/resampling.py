@@ -71,7 +71,8 @@ def straighten(
     """The volume on a grid along the patient's axes, with exactly `spacing_mm` along (z, y, x).
 
     For a leaning gantry and oblique stacks: every voxel is read where it truly lies, linear
-    between the eight around it. Axes are those of `resample`; air lies around what was scanned.
+    between the eight around it. Axes are those of `resample`. What was scanned is continued by a
+    voxel, so that the nearest voxel of whatever lies in the scan is filled; beyond is air.
 
     Raises:
         Unsuitable: the grid would have more than `max_voxels` ("too_large").
@@ -87,8 +88,10 @@ def straighten(
     affine[[2, 1, 0], range(3)] = np.array(spacing_mm) * (1, -1, -1)
     affine[:, 3] = highest[0], highest[1], lowest[2], 1.0
     voxels = np.empty(shape, np.int16)
+    # Half a new voxel, in old ones.
+    reach = np.abs(np.linalg.solve(volume.affine, affine)[:3, :3]).sum(axis=1) / 2
     for k, places in enumerate(_places(shape, affine, volume.affine)):
-        voxels[k] = _read(volume.voxels, places)
+        voxels[k] = _read(volume.voxels, places, reach)
     return Volume(voxels, affine)
 
 
@@ -181,8 +184,8 @@ def _line(old: int, new: int) -> _Line:
         after=np.minimum(before + 1, old - 1),
         share_before=share_before,
         share_after=1.0 - share_before,
-        # A voxel that is alone stands for all that was there.
-        step=step if new > 1 else float(old),
+        # A voxel that is alone stands for all that was there, or shares its place.
+        step=old / new if 1 in (old, new) else step,
     )
 
 
@@ -241,10 +244,11 @@ def _places(shape: tuple[int, ...], affine: _Floats, other: _Floats) -> Iterator
         yield within + across[:3, 0, None, None] * k
 
 
-def _read(voxels: npt.NDArray[np.int16], places: _Floats) -> npt.NDArray[np.int16]:
-    """(rows, columns): HU at `places`, linear; air where no voxel is."""
+def _read(voxels: npt.NDArray[np.int16], places: _Floats, reach: _Floats) -> npt.NDArray[np.int16]:
+    """(rows, columns): HU at `places`, linear; air where none of (3,) `reach` voxels is."""
     last = np.array(voxels.shape).reshape(3, 1, 1) - 1
-    inside = ((places >= -0.5) & (places <= last + 0.5)).all(axis=0)
+    slack = reach.reshape(3, 1, 1) + 1e-6
+    inside = ((places >= -slack) & (places <= last + slack)).all(axis=0)
     nearest = np.clip(places, 0, last)
     before = np.floor(nearest).astype(np.intp)
     after = np.minimum(before + 1, last)
@@ -254,4 +258,4 @@ def _read(voxels: npt.NDArray[np.int16], places: _Floats) -> npt.NDArray[np.int1
         chosen = [(before, after)[c][axis] for axis, c in enumerate(corner)]
         weights = [(1 - share, share)[c][axis] for axis, c in enumerate(corner)]
         hu += voxels[chosen[0], chosen[1], chosen[2]] * prod(weights, start=np.float64(1))
-    return np.where(inside, np.trunc(hu), _AIR_HU).astype(np.int16)
+    return np.where(inside, np.rint(hu), _AIR_HU).astype(np.int16)

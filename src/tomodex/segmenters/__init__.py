@@ -1,7 +1,9 @@
 """What finds structures in a volume.
 
-    dicomseg:  DICOM SEG objects that the archive holds already    dicomseg/
-    none:      nothing: the series is findable by its tags alone   none.py
+    dicomseg:          DICOM SEG objects that the archive holds already    dicomseg/
+    totalsegmentator:  TotalSegmentator's published models                 totalsegmentator/
+    nnunet:            any other model that nnU-Net trained                totalsegmentator/
+    none:              nothing: the series is findable by its tags alone   none.py
 
 The scheme of a URL picks one of these; see `registry.py`.
 """
@@ -18,6 +20,8 @@ from tomodex.volume import Volume
 
 ADAPTERS = {
     "dicomseg": "tomodex.segmenters.dicomseg:DicomSegSegmenter",
+    "totalsegmentator": "tomodex.segmenters.totalsegmentator:TotalSegmentator",
+    "nnunet": "tomodex.segmenters.totalsegmentator:NnUNet",
     "none": "tomodex.segmenters.none:NoSegmenter",
 }
 

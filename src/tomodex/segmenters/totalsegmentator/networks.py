@@ -1,0 +1,133 @@
+"""The models of one task at work on one volume."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tomodex.errors import Misconfigured
+from tomodex.nnunet.engine import Engine, load_engine
+from tomodex.nnunet.model import ModelFolder, read_model
+from tomodex.nnunet.openvino import Precision
+from tomodex.resampling import carry_labels, is_upright, resample, straighten
+from tomodex.segmenters.totalsegmentator.body import find_body
+from tomodex.segmenters.totalsegmentator.merging import merge_labels, number_labels
+from tomodex.segmenters.totalsegmentator.options import Axes, Options
+from tomodex.volume import Volume
+
+Labels = npt.NDArray[np.uint8]
+
+#: Readers of nnU-Net that turn images before a model sees them. All others take them as they are
+#: stored, which in files made of axial DICOM slices is LPS.
+_READERS: Mapping[str, Axes] = {"NibabelIOWithReorient": "RAS"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Networks:
+    """Models that share a grid; where two label a voxel, the later one counts."""
+
+    folders: tuple[Path, ...]
+    models: tuple[ModelFolder, ...]
+    axes: Axes
+    options: Options
+    names: Mapping[int, str]  #: of the merged labels
+    tables: Sequence[Labels] = field(repr=False)  #: labels of each model -> merged labels
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Of the grid's axes (z, y, x)."""
+        return self.models[0].spacing_mm
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of the checkpoint; of several, the SHA-256 of their SHA-256 in order, a line each."""
+        found = [model.weights_sha256 for model in self.models]
+        if len(found) == 1:
+            return found[0]
+        return hashlib.sha256("".join(f"{one}\n" for one in found).encode()).hexdigest()
+
+    def label(self, volume: Volume) -> tuple[Volume, Labels]:
+        """The volume on the models' grid, and a merged label for each of its voxels.
+
+        A tilted or oblique volume is shown to the models upright, and its labels are brought back
+        onto its own grid, whose faces are those of the scan: only there can be told what is cut.
+
+        Raises:
+            Unsuitable: it is too large for the models (too_large).
+        """
+        grid = resample(volume, self.spacing_mm)
+        if is_upright(volume):
+            return grid, self._label_upright(grid)
+        upright = straighten(volume, self.spacing_mm)
+        return grid, carry_labels(self._label_upright(upright), upright, grid)
+
+    def load(self, which: int) -> Engine:
+        """One of the models, ready to be used."""
+        return _load(
+            self.folders[which],
+            self.options.chosen_precision,
+            self.options.step,
+            self.options.cache_folder,
+            self.options.threads,
+        )
+
+    def _label_upright(self, grid: Volume) -> Labels:
+        labels = np.zeros(grid.voxels.shape, np.uint8)
+        turn = slice(None, None, -1 if self.axes == "LPS" else None)
+        box = (
+            find_body(grid.voxels, self.spacing_mm)
+            if self.options.mode == "crop"
+            else (slice(None),) * 3
+        )
+        image = grid.voxels[box][:, turn, turn].astype(np.float32)[np.newaxis]
+        inside = labels[box][:, turn, turn]
+        for which, table in enumerate(self.tables):
+            merge_labels(inside, self.load(which).segment(image), table)
+        return labels
+
+
+def read_networks(folders: Sequence[Path], options: Options, axes: Axes | None) -> Networks:
+    """The models in `folders`, without their weights.
+
+    Raises:
+        Misconfigured: one cannot be read, or is of another grid or modality than this engine's.
+    """
+    models = tuple(map(read_model, folders))
+    for folder, model in zip(folders, models, strict=True):
+        if len(model.channels) != 1:
+            found = ", ".join(model.channels)
+            raise Misconfigured(f"{folder}: images of {len(model.channels)} channels ({found})")
+    if len({model.spacing_mm for model in models}) > 1:
+        raise Misconfigured(f"{folders[0].parent.parent}: the models are of different spacings")
+    names, tables = number_labels([model.labels for model in models])
+    return Networks(
+        folders=tuple(folders),
+        models=models,
+        axes=axes or _axes_of(folders[0]),
+        options=options,
+        names=names,
+        tables=tables,
+    )
+
+
+@lru_cache(maxsize=1)
+def _load(
+    folder: Path, precision: Precision, step: float, cache: Path, threads: int | None
+) -> Engine:
+    """The model that was used last stays: one takes up to 3 GB, five would take all there is."""
+    return load_engine(folder, precision=precision, step=step, cache=cache, threads=threads)
+
+
+def _axes_of(folder: Path) -> Axes:
+    """As the reader has it that nnU-Net used in training (`read_model` has read both files)."""
+    dataset = json.loads((folder / "dataset.json").read_text())
+    plans = json.loads((folder / "plans.json").read_text())
+    reader = dataset.get("overwrite_image_reader_writer") or plans.get("image_reader_writer")
+    return _READERS.get(str(reader), "LPS")

@@ -1,0 +1,78 @@
+"""What the URL of a segmenter asks for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tomodex.errors import Misconfigured
+from tomodex.nnunet.openvino import Precision
+
+#: exact: the labels of the official package. fast: in bf16, which a few in a thousand voxels
+#: notice. crop: in bf16 and around the body only, which about one in a hundred voxels notices.
+Mode = Literal["exact", "fast", "crop"]
+
+#: The axes that a model knows images by, from their first voxel on: to the right, to the front
+#: and upwards as in NIfTI, or to the left, to the back and upwards as in DICOM.
+Axes = Literal["RAS", "LPS"]
+
+
+class Options(BaseModel):
+    """What every model can be asked for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mode: Mode = "exact"
+    precision: Precision | None = None  #: None: as the mode has it
+    step: float = Field(0.8, gt=0, le=1)  #: from tile to tile, as a share of the tile
+    threads: int | None = Field(None, ge=1, le=1024)  #: None: all cores
+    cache: Path | None = None  #: for weights that were converted; None: the user's cache folder
+
+    @property
+    def chosen_precision(self) -> Precision:
+        return self.precision or ("f32" if self.mode == "exact" else "bf16")
+
+    @property
+    def cache_folder(self) -> Path:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return (self.cache or Path(home) / "tomodex" / "models").expanduser()
+
+
+class TaskOptions(Options):
+    """`totalsegmentator:?task=total&resolution=3&weights=/path`"""
+
+    task: str = "total"
+    resolution: str = "3"
+    weights: Path | None = None  #: None: where the environment says
+
+
+class FolderOptions(Options):
+    """`nnunet:/path/to/model`; nnU-Net's own step is 0.5."""
+
+    step: float = Field(0.5, gt=0, le=1)
+    axes: Axes | None = None  #: None: as the model's own reader of images has it
+
+
+_O = TypeVar("_O", bound=Options)
+
+
+def read_options(url: str, kind: type[_O]) -> _O:
+    """The options in `url`, as `segmenter:?mode=fast&threads=4`.
+
+    Raises:
+        Misconfigured: one is unknown, given twice, or has a value that it does not take.
+    """
+    given = parse_qs(urlsplit(url).query, keep_blank_values=True)
+    twice = sorted(name for name, values in given.items() if len(values) > 1)
+    if twice:
+        raise Misconfigured(f"{url}: {twice[0]} is given twice")
+    try:
+        return kind.model_validate({name: value for name, (value,) in given.items()})
+    except ValidationError as wrong:
+        known = ", ".join(kind.model_fields)
+        found = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in wrong.errors())
+        raise Misconfigured(f"{url}: {found} (options are {known})") from wrong
