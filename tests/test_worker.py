@@ -3,6 +3,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
@@ -288,6 +290,20 @@ def test_workers_that_cannot_start_are_not_started_for_ever(monkeypatch):
         run_workers(
             1, never_starts, bury=lambda name: 0, finished=lambda: False, progress=lambda: None
         )
+
+
+def test_what_the_dead_held_is_given_back_at_once(queue):
+    """After kill -9 of everything, nobody waits for the leases; the living keep theirs."""
+    host = socket.gethostname()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    names = [f"{host}-pid{gone.pid}-0.0", f"{host}-pid{os.getpid()}-0.0", "other-pid1-0.0", "w"]
+    queue.put([new(str(n)) for n in range(len(names))])
+    for name in names:
+        queue.lease(name, HOUR)
+    assert worker.bury_the_dead(queue) == 1
+    assert queue.lease("next", HOUR).attempt == 2
+    assert sorted(queue.holders()) == sorted([*names[1:], "next"])
 
 
 def test_workers_with_wrong_settings_are_not_started_again():

@@ -21,7 +21,7 @@ from tomodex.settings import Settings
 from tomodex.sinks import Sink
 from tomodex.sources import Progress
 from tomodex.wiring import annotator_of, consumers_of, index_of, queue_of, source_of
-from tomodex.worker import Stop, run_workers, work
+from tomodex.worker import Stop, bury_the_dead, run_workers, work
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ def index_source(settings: Settings, url: str, lane: Lane, progress: ProgressOf)
 def work_off(settings: Settings, queue: Queue, progress: ProgressOf) -> int:
     """Work until nothing can be done now, delivering all along; return how much was delivered."""
     delivery = Delivery(queue, consumers_of(settings))
+    bury_the_dead(queue)
     if queue.is_due():
         watch = Watch(queue, delivery, progress("indexing series"))
         run_workers(

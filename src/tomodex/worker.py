@@ -52,6 +52,9 @@ FALSE_STARTS = 3
 FINISH_S = 30.0
 GIVE_BACK_S = 10.0
 
+#: Stands before the process that started a worker in the worker's name.
+NAME_MARK = "pid"
+
 #: Exit code of a worker that no other will do better than.
 MISCONFIGURED = 2
 
@@ -274,6 +277,30 @@ def run_workers(
     progress()
 
 
+def bury_the_dead(queue: Queue) -> int:
+    """Give back what workers of this machine hold whose starter is gone; return how much.
+
+    After a power cut or `kill -9` nobody waits for the leases to run out. A worker that is still
+    alive and finishes late is refused by the queue.
+    """
+    return sum(queue.bury(name) for name in queue.holders() if _is_orphan(name))
+
+
+def _is_orphan(worker: str) -> bool:
+    """Whether this machine started the worker, by a process that has ended since."""
+    host, _, rest = worker.rpartition(f"-{NAME_MARK}")
+    starter = rest.partition("-")[0]
+    if host != socket.gethostname() or not starter.isdigit():
+        return False
+    try:
+        os.kill(int(starter), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # somebody else's, so alive
+        return False
+    return False
+
+
 def leave_on_sigterm() -> None:
     """Make SIGTERM end this process as Ctrl-C does, so that a worker gives back its task."""
     signal.signal(signal.SIGTERM, _leave)
@@ -291,7 +318,8 @@ def _keep_alive(
         if place.process is not None and place.process.exitcode:
             _mourn(place, bury)
         if place.process is None and time.monotonic() >= place.not_before:
-            _start(place, f"{socket.gethostname()}-{os.getpid()}-{number}.{place.starts}", main)
+            mark = f"{NAME_MARK}{os.getpid()}-{number}.{place.starts}"
+            _start(place, f"{socket.gethostname()}-{mark}", main)
     return any(place.process is None or place.process.exitcode != 0 for place in places)
 
 

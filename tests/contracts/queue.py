@@ -362,6 +362,14 @@ class QueueContract:
         assert (state.status, state.reason, state.attempt) == ("failed", "unavailable", 5)
         assert state.sentence == "the PACS closed the association"
 
+    def test_who_holds_a_task_is_known_until_it_is_settled(self, queue):
+        queue.put([new("1.2"), new("1.3"), new("1.4")])
+        mine = queue.lease("mine", HOUR)
+        queue.lease("yours", HOUR)
+        assert sorted(queue.holders()) == ["mine", "yours"]
+        queue.settle(mine, annotated(mine.series))
+        assert list(queue.holders()) == ["yours"]
+
     def test_a_task_is_due_when_a_lease_would_find_it(self, queue, later):
         assert not queue.is_due()
         queue.put([new("1.2")])

@@ -150,6 +150,9 @@ class Queue(Protocol):
     def give_back(self, task: Task) -> bool:
         """Hand a task back untried, for the next one to take; False if it is not ours any more."""
 
+    def holders(self) -> Sequence[str]:
+        """Workers that hold a task, alive or not."""
+
     def bury(self, worker: str) -> int:
         """Give back what a worker held that is known to be dead; its attempts count."""
 

@@ -92,6 +92,10 @@ where series_uid = :series_uid and configuration = :configuration
 # Which index to use is said in each statement: the planner, which knows nothing of how many tasks
 # are in which status, would sort all that wait.
 
+HOLDERS = """
+select distinct worker from task indexed by task_due where status = 'in-progress' and due_ms > 0
+"""
+
 WAITING = """
 select exists (select 1 from task indexed by task_waiting where status = 'ready' and due_ms = 0),
        exists (select 1 from task indexed by task_due
@@ -349,6 +353,9 @@ class SqliteQueue:
     def give_back(self, task: Task) -> bool:
         row = {"id": task.id, "token": task.token, "now": self._now_ms()}
         return self._change(GIVE_BACK, row) > 0
+
+    def holders(self) -> Sequence[str]:
+        return [str(worker) for (worker,) in self._read(HOLDERS, {})]
 
     def bury(self, worker: str) -> int:
         return self._change(BURY, {"worker": worker, "now": self._now_ms()})
