@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -42,6 +43,10 @@ _BROKEN = (
 _DTYPES: Final = {"FloatStorage": "<f4", "HalfStorage": "<f2", "BFloat16Storage": "<u2"}
 
 
+#: All types of torch's that are stored; those that are no weights are in the optimizer's state.
+_TYPES = ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """Weights, and what the trainer said of itself."""
@@ -71,16 +76,13 @@ def read_checkpoint(path: Path, sha256: str) -> Checkpoint:
 
 def _read(file: BinaryIO, path: Path) -> Checkpoint:
     with zipfile.ZipFile(file) as archive:
-        records = _Records(archive, path)
+        records = _Records(archive, os.fstat(file.fileno()).st_size, path)
         if records.has("byteorder") and records.read("byteorder") != b"little":
             raise Misconfigured(f"{path}: written on a big-endian machine")
         content = _unpickle(records.read("data.pkl"), path)
         if not isinstance(content, dict) or not isinstance(content.get("network_weights"), dict):
             raise Misconfigured(f"{path}: no network_weights; nnU-Net v2 writes them")
-        weights = {
-            name: _array(tensor, records, path)
-            for name, tensor in _needed(content["network_weights"], path).items()
-        }
+        weights = _arrays(_needed(content["network_weights"], path), records, path)
     return Checkpoint(
         weights=weights,
         configuration=_text(content.get("init_args"), "configuration"),
@@ -105,8 +107,8 @@ def _axes(content: object) -> tuple[int, ...]:
 class _Records:
     """The members of a torch file, each in the folder that `data.pkl` is in."""
 
-    def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
-        self._archive, self._path = archive, path
+    def __init__(self, archive: zipfile.ZipFile, size: int, path: Path) -> None:
+        self._archive, self.size, self._path = archive, size, path
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise Misconfigured(f"{path}: {len(pickles)} data.pkl in it, a torch file has one")
@@ -122,9 +124,10 @@ class _Records:
             raise Misconfigured(f"{self._path}: no {name!r} in it")
         if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
             raise Misconfigured(f"{self._path}: {name!r} is packed; torch packs nothing")
+        if member.header_offset + member.file_size > self.size:
+            raise Misconfigured(f"{self._path}: {name!r} claims more bytes than the file has")
         if name == "data.pkl" and member.file_size > _MAX_PICKLE_BYTES:
             raise Misconfigured(f"{self._path}: a data.pkl of {member.file_size} bytes")
-        # A claim of more bytes than there are ends here.
         return self._archive.read(member)
 
 
@@ -165,18 +168,12 @@ class _Inert:
     def __init__(self, *ignored: object) -> None:
         pass
 
-    def __setstate__(self, ignored: object) -> None:
-        pass
-
 
 class _Dict(dict[object, object]):
     """In place of an OrderedDict, always made empty."""
 
     def __init__(self) -> None:
         super().__init__()
-
-    def __setstate__(self, ignored: object) -> None:
-        """A state dict comes with attributes (its version); they go."""
 
 
 def _rebuild_tensor(
@@ -194,21 +191,7 @@ _STAND_INS: Final[Mapping[tuple[str, str], object]] = {
     ("collections", "OrderedDict"): _Dict,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-    **{
-        ("torch", f"{name}Storage"): _StorageType(f"{name}Storage")
-        for name in [
-            "Float",
-            "Half",
-            "BFloat16",
-            "Double",
-            "Long",
-            "Int",
-            "Short",
-            "Char",
-            "Byte",
-            "Bool",
-        ]
-    },
+    **{("torch", f"{kind}Storage"): _StorageType(f"{kind}Storage") for kind in _TYPES},
     ("torch", "device"): _Inert,
     ("torch", "Size"): _Inert,
     ("_codecs", "encode"): _Inert,
@@ -225,7 +208,17 @@ _STAND_INS: Final[Mapping[tuple[str, str], object]] = {
 # The reader in C would allocate 64 GiB at one opcode that puts something at place 2**32 of its
 # memo; the one in Python keeps a dict. A real log of 4000 epochs takes it some seconds, once.
 class _Unpickler(pickle._Unpickler):
-    """Reads a pickle in which only `_STAND_INS` have names."""
+    """Reads a pickle in which only `_STAND_INS` have names, and nothing can be changed."""
+
+    def load_build(self) -> None:
+        """Attributes are not set: they would be on a stand-in, for every pickle to come."""
+        self.stack.pop()  # type: ignore[attr-defined]
+
+    # It goes by opcode, not by method.
+    dispatch = pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build}  # type: ignore[assignment]
+
+    def get_extension(self, code: int) -> None:
+        raise pickle.UnpicklingError("it names a function by a number")
 
     def find_class(self, module: str, name: str) -> object:
         found = _STAND_INS.get((module, name))
@@ -263,7 +256,23 @@ def _needed(weights: Mapping[object, object], path: Path) -> dict[str, _Tensor]:
     return needed
 
 
-def _array(tensor: _Tensor, records: _Records, path: Path) -> npt.NDArray[np.floating]:
+def _arrays(tensors: Mapping[str, _Tensor], records: _Records, path: Path) -> Weights:
+    """The numbers of all tensors, together no more than the file has."""
+    storages: dict[str, bytes] = {}
+    arrays: dict[str, npt.NDArray[np.floating]] = {}
+    left = records.size
+    for name, tensor in tensors.items():
+        arrays[name] = _array(tensor, storages, records, path)
+        # A bfloat16 takes four bytes as a float32.
+        left -= arrays[name].size * 2
+        if left < 0:
+            raise Misconfigured(f"{path}: tensors of more numbers than the file has")
+    return arrays
+
+
+def _array(
+    tensor: _Tensor, storages: dict[str, bytes], records: _Records, path: Path
+) -> npt.NDArray[np.floating]:
     """The numbers of a tensor, which lie wholly in its storage and nowhere twice."""
     match tensor:
         case _Tensor(_Storage(kind, record, _), int(offset), tuple(size), tuple(stride)):
@@ -272,7 +281,9 @@ def _array(tensor: _Tensor, records: _Records, path: Path) -> npt.NDArray[np.flo
             raise Misconfigured(f"{path}: a tensor that is put together in a way torch never does")
     if kind not in _DTYPES:
         raise Misconfigured(f"{path}: weights of type {kind}; {', '.join(_DTYPES)} can be read")
-    numbers = np.frombuffer(records.read(f"data/{record}"), _DTYPES[kind])
+    if record not in storages:
+        storages[record] = records.read(f"data/{record}")
+    numbers = np.frombuffer(storages[record], _DTYPES[kind])
     _require_inside(len(numbers), offset, size, stride, path)
     steps = tuple(step * numbers.itemsize for step in stride)
     view = np.lib.stride_tricks.as_strided(numbers[offset:], size, steps, writeable=False)

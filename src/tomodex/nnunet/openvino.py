@@ -84,6 +84,10 @@ def _infer(request: Any, values: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
 
 def _require_precision(core: ov.Core, precision: Precision) -> None:
     """Raises Misconfigured where the CPU would only imitate bf16, slowly."""
-    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if precision == "bf16" and "BF16" not in able:
+    if precision == "bf16" and "BF16" not in capabilities(core):
         raise Misconfigured("this CPU has no bf16 instructions; precision f32 runs everywhere")
+
+
+def capabilities(core: ov.Core) -> list[str]:
+    """What the CPU computes with instructions of its own, such as "BF16"."""
+    return list(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
