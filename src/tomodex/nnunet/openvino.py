@@ -23,7 +23,7 @@ _VOXELS = 4096
 
 
 class OpenVinoRuntime:
-    """A compiled network, warm, with the memory that it works in."""
+    """A compiled network, with the memory that it works in."""
 
     description: Mapping[str, str]
 
@@ -44,8 +44,6 @@ class OpenVinoRuntime:
             "device": "CPU",
             "precision": precision,
         }
-        # The first run takes two to three times as long: memory comes page by page.
-        self.features(np.zeros((model.architecture.channels, *model.patch), np.float32))
 
     def features(self, patch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """(features, *patch), in memory that the next call writes anew."""

@@ -47,7 +47,7 @@ def _convert(model: ModelFolder) -> Weights:
 def _read(path: Path) -> Weights | None:
     """None where there is no such file, or it is not whole (every part has a checksum)."""
     try:
-        with np.load(path, allow_pickle=False) as parts:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as parts:
             return {name: parts[name] for name in parts.files}
     except (OSError, EOFError, ValueError, zipfile.BadZipFile):
         return None
