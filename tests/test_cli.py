@@ -238,3 +238,22 @@ def test_help_starts_without_the_heavy_libraries():
     program = f"import sys, tomodex.cli; sys.exit(repr([m for m in {heavy} if m in sys.modules]))"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert ran.stderr.strip() == "[]"
+
+
+def test_weights_are_looked_for_where_the_settings_say(tomodex, tmp_path, monkeypatch):
+    monkeypatch.setenv("TOMODEX_WEIGHTS", str(tmp_path))
+    code, out, _ = tomodex("weights", "list", "--json")
+    assert (code, json.loads(out)) == (0, [])
+    code, out, err = tomodex("weights", "import", str(tmp_path))
+    assert (code, out) == (2, "")
+    assert "plans.json" in err
+
+
+def test_missing_weights_stop_the_work_and_say_both_ways(tomodex, truths, tmp_path, monkeypatch):
+    """And no series pays for it: all of them wait."""
+    monkeypatch.setenv("TOMODEX_WEIGHTS", str(tmp_path / "none"))
+    data = ("--data", str(tmp_path / "data"))
+    code, _, err = tomodex(*data, "index", "phantoms", "--segmenter", "totalsegmentator:")
+    assert (code, "cannot work with these settings" in err) == (2, True)
+    _, out, _ = tomodex(*data, "status", "--json")
+    assert json.loads(out)["lanes"]["on-demand"] == {"ready": 3, "rejected": 4}

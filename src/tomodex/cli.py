@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,6 +33,10 @@ app = typer.Typer(
 )
 config = typer.Typer(help="What is set, and where.", no_args_is_help=True)
 app.add_typer(config, name="config")
+weights = typer.Typer(
+    help="Weights of models: what is there, and how to get it.", no_args_is_help=True
+)
+app.add_typer(weights, name="weights")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Limit = Annotated[int, typer.Option(min=1, max=10_000, help="Show this many at most.")]
@@ -279,6 +284,69 @@ def config_show(as_json: Json = False) -> None:
         return
     rows = ((name, values[name], where[name]) for name in values)
     _print(tables.rows_table(("setting", "value", "from"), rows))
+
+
+@weights.command("list")
+def weights_list(as_json: Json = False) -> None:
+    """Show the models that lie on this machine."""
+    from tomodex import tables
+    from tomodex.weights import list_weights
+
+    folder = _results()
+    found = list_weights(folder)
+    if as_json:
+        _print_json([{**asdict(one), "folder": str(one.folder)} for one in found])
+        return
+    rows = ((one.number, one.name, f"{one.size_bytes / 1e6:,.0f} MB") for one in found)
+    _print(f"models in {folder}", tables.rows_table(("number", "name", "size"), rows))
+
+
+@weights.command("verify")
+def weights_verify(as_json: Json = False) -> None:
+    """Read every model that is there, and compare it with the published ones."""
+    from tomodex import tables
+    from tomodex.weights import verify_weights
+
+    found = list(verify_weights(_results()))
+    if as_json:
+        _print_json([{**asdict(one), "installed": one.installed.name} for one in found])
+    else:
+        rows = ((o.installed.name, o.verdict, o.weights_sha256, o.sentence) for o in found)
+        _print(tables.rows_table(("name", "verdict", "SHA-256", ""), rows))
+    if any(one.verdict in ("broken", "different") for one in found):
+        raise typer.Exit(1)
+
+
+@weights.command("import")
+def weights_import(
+    given: Annotated[Path, typer.Argument(help="A folder or archive that holds models.")],
+) -> None:
+    """Bring models from a folder or archive, on a machine without internet."""
+    from tomodex.weights import import_weights
+
+    for name in import_weights(given, _results()):
+        print(name)
+
+
+@weights.command("fetch")
+def weights_fetch(
+    which: Annotated[str, typer.Argument(help="A task such as total or total/1.5, or a number.")],
+) -> None:
+    """Download published models; an interrupted download goes on where it stopped."""
+    from tomodex.weights import fetch_weights, models_named
+
+    folder = _results()
+    with _progress() as progress:
+        for model in models_named(which):
+            fetch_weights(model, folder, progress(model.name))
+            print(model.name)
+
+
+def _results() -> Path:
+    """The folder that models lie in."""
+    from tomodex.segmenters.totalsegmentator.models import find_results
+
+    return find_results(_settings().weights)
 
 
 def main() -> None:

@@ -47,6 +47,10 @@ class Settings(BaseSettings):
         ("dicomseg:", "none:"),
         description="URLs of segmenters; the first that has something to say of a series counts.",
     )
+    weights: Path | None = Field(
+        None,
+        description="Folder with the weights of models; empty: where TotalSegmentator keeps them.",
+    )
     rules: Path | None = Field(
         None, description="TOML file that overlays the packaged selection rules."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from tomodex.annotation import AnnotatedSeries
 from tomodex.errors import Misconfigured
@@ -72,6 +72,19 @@ def consumer_names(settings: Settings) -> tuple[str, ...]:
     return (settings.index_url, *settings.sinks)
 
 
+def segmenter_urls(settings: Settings) -> tuple[str, ...]:
+    """The segmenters, those of published models with the folder that the weights lie in."""
+    return tuple(_with_weights(url, settings.weights) for url in settings.segmenters)
+
+
+def _with_weights(url: str, weights: Path | None) -> str:
+    parts = urlsplit(url)
+    if parts.scheme != "totalsegmentator" or weights is None or "weights=" in parts.query:
+        return url
+    given = urlencode({"weights": str(weights.absolute())})
+    return parts._replace(query="&".join(filter(None, (parts.query, given)))).geturl()
+
+
 def tools_of(settings: Settings, url: str) -> Tools:
     """What a worker needs for the series of one source."""
     return Tools(
@@ -82,7 +95,7 @@ def tools_of(settings: Settings, url: str) -> Tools:
             free_text=settings.free_text,
         ),
         rules=load_rules(settings.rules),
-        segmenters=tuple(open_segmenter(url) for url in settings.segmenters),
+        segmenters=tuple(open_segmenter(url) for url in segmenter_urls(settings)),
         terminology=load_terminology(),
     )
 
