@@ -228,8 +228,7 @@ def test_a_model_that_torch_wrote_computes_what_it_does_in_numpy(tmp_path):
     found = load_weights(engine.model, tmp_path / "cache")
     patch = np.random.default_rng(1).standard_normal((1, *engine.model.patch)).astype(np.float32)
     expected = logits(engine.model.architecture, found, patch)
-    features = engine.runtime.features(patch).reshape(4, -1)
-    sums = np.concatenate([features, np.ones((1, features.shape[1]), np.float32)])
-    labels = engine.runtime.labels(sums)
+    features = engine.runtime.features(patch).reshape(-1, 4)
+    labels = engine.runtime.labels(features, np.ones(len(features), np.float32))
     assert len(np.unique(labels)) > 5
     assert (labels == expected.argmax(axis=0).ravel()).mean() > 0.9999

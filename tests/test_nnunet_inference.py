@@ -31,10 +31,11 @@ class Seen:
     def features(self, patch: np.ndarray) -> np.ndarray:
         self.patches.append(patch.copy())
         places = np.indices(patch.shape[1:]).sum(axis=0, dtype=np.float32)
-        return np.stack([3 * patch[0], 0.1 * places * patch[-1], places * 0])
+        return np.stack([3 * patch[0], 0.1 * places * patch[-1], places * 0], axis=-1)
 
-    def labels(self, sums: np.ndarray) -> np.ndarray:
-        return np.argmax(sums[[0, 1, 3]], axis=0).astype(np.uint8)
+    def labels(self, sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        logits = [sums[..., 0], sums[..., 1], weights]
+        return np.argmax(logits, axis=0).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +55,19 @@ def merged_at_once(runtime: Seen, model: ModelFolder, image: np.ndarray, step: f
         max(t - n, 0) - low for t, n, low in zip(model.patch, image.shape[1:], lows, strict=True)
     ]
     padded = np.pad(normal, [(0, 0), *zip(lows, highs, strict=True)])
-    sums, weights = np.zeros((4, *padded.shape[1:]), np.float32), gaussian(model.patch)
+    sums, counts = (
+        np.zeros((*padded.shape[1:], 3), np.float32),
+        np.zeros(padded.shape[1:], np.float32),
+    )
+    weights = gaussian(model.patch)
     steps = [plan_starts(n, t, step) for n, t in zip(padded.shape[1:], model.patch, strict=True)]
     for corner in np.ndindex(*map(len, steps)):
         at = [along[k] for along, k in zip(steps, corner, strict=True)]
-        place = (slice(None), *(slice(a, a + t) for a, t in zip(at, model.patch, strict=True)))
-        sums[place] += np.concatenate([runtime.features(padded[place]) * weights, weights[None]])
+        place = tuple(slice(a, a + t) for a, t in zip(at, model.patch, strict=True))
+        sums[place] += runtime.features(padded[:, *place]) * weights[..., None]
+        counts[place] += weights
     inner = tuple(slice(low, low + n) for low, n in zip(lows, image.shape[1:], strict=True))
-    return runtime.labels(sums)[inner]
+    return runtime.labels(sums, counts)[inner]
 
 
 @settings(max_examples=40, deadline=None)
@@ -81,20 +87,16 @@ def test_labels_slab_by_slab_are_those_of_the_whole(model, shape, step, threads)
 def test_labels_are_those_of_the_network_written_in_numpy(model):
     weights = random_weights(model.architecture, seed=5)
 
-    class Numpy(Seen):
+    class Logits(Seen):
         def features(self, patch: np.ndarray) -> np.ndarray:
-            return logits(model.architecture, weights, patch)[:3]
+            return np.moveaxis(logits(model.architecture, weights, patch), 0, -1)
 
-    class All(Numpy):
-        def features(self, patch: np.ndarray) -> np.ndarray:
-            return logits(model.architecture, weights, patch)
-
-        def labels(self, sums: np.ndarray) -> np.ndarray:
-            return np.argmax(sums[:-1], axis=0).astype(np.uint8)
+        def labels(self, sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
+            return sums.argmax(axis=-1).astype(np.uint8)
 
     image = hu(10, 14, 20)
     expected_model = replace(model, architecture=replace(model.architecture, features=(4, 6, 8)))
-    expected = predict(All(), expected_model, image, step=0.8, threads=1)
+    expected = predict(Logits(), expected_model, image, step=0.8, threads=1)
     runtime = OpenVinoRuntime(model, weights, "f32", 2)
     found = predict(runtime, model, image, step=0.8, threads=2)
     assert len(np.unique(expected)) >= 3

@@ -58,7 +58,7 @@ def test_the_graph_computes_what_the_network_written_in_numpy_does(tmp_path, nam
     features = runtime.features(patch)
     head = f"decoder.seg_layers.{len(model.architecture.features) - 2}"
     kernel, bias = weights[f"{head}.weight"][:, :, 0, 0, 0], weights[f"{head}.bias"]
-    found = np.einsum("fxyz,of->oxyz", features, kernel) + bias[:, None, None, None]
+    found = np.einsum("xyzf,of->oxyz", features, kernel) + bias[:, None, None, None]
 
     expected = logits(model.architecture, weights, patch)
     assert expected.std() > 0.3
@@ -70,12 +70,12 @@ def test_a_voxel_gets_the_label_with_the_largest_logit(tmp_path):
     weights = random_weights(model.architecture)
     runtime = OpenVinoRuntime(model, weights, "f32", 2)
     random = np.random.default_rng(3)
-    sums = random.standard_normal((4, 10_001)).astype(np.float32)
-    sums[-1] = random.uniform(0.5, 20, 10_001)
+    sums = random.standard_normal((10_001, 3)).astype(np.float32)
+    counts = random.uniform(0.5, 20, 10_001).astype(np.float32)
     kernel = weights["decoder.seg_layers.1.weight"][:, :, 0, 0, 0].astype(np.float64)
-    expected = kernel @ sums[:-1] + weights["decoder.seg_layers.1.bias"][:, None] * sums[-1]
-    assert len(set(expected.argmax(axis=0))) == 4
-    assert np.array_equal(runtime.labels(sums), expected.argmax(axis=0))
+    expected = sums @ kernel.T + weights["decoder.seg_layers.1.bias"] * counts[:, None]
+    assert len(set(expected.argmax(axis=1))) == 4
+    assert np.array_equal(runtime.labels(sums, counts), expected.argmax(axis=1))
 
 
 def test_of_equal_logits_the_lowest_label_is_taken(tmp_path):
@@ -84,7 +84,7 @@ def test_of_equal_logits_the_lowest_label_is_taken(tmp_path):
     weights["decoder.seg_layers.1.weight"][:] = 0
     weights["decoder.seg_layers.1.bias"][:] = [0, 2, 1, 2]
     runtime = OpenVinoRuntime(model, weights, "f32", 2)
-    assert set(runtime.labels(np.ones((4, 50), np.float32))) == {1}
+    assert set(runtime.labels(np.ones((50, 3), np.float32), np.ones(50, np.float32))) == {1}
 
 
 def test_a_missing_weight_is_named(tmp_path):

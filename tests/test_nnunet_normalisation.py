@@ -92,6 +92,20 @@ def test_a_hole_with_a_way_out_is_no_hole():
     assert np.array_equal(find_nonzero(image), image[0] != 0)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("end", [0, -1])
+def test_a_pocket_that_opens_to_any_face_of_the_image_is_no_hole(axis, end):
+    image = np.ones((1, 5, 6, 7), np.float32)
+    pocket = np.moveaxis(image[0], axis, 0)
+    pocket[:2, 3, 3] = pocket[-2:, 2, 2] = 0
+    # Only one of the two opens.
+    pocket[0 if end else -1, [2, 3], [2, 3]] = 1
+    expected = np.ones((5, 6, 7), bool)
+    opened = np.moveaxis(expected, axis, 0)
+    opened[[0, 1] if end == 0 else [-1, -2], 3 if end == 0 else 2, 3 if end == 0 else 2] = False
+    assert np.array_equal(find_nonzero(image), expected)
+
+
 def test_a_way_out_over_an_edge_is_none():
     image = shell()
     # Only the edge of the wall is open: what lies behind it touches the inside at a corner.

@@ -119,7 +119,7 @@ def _label(
                 progress(done, tiles)
         count = following - max(start, 0)
         done_slices = labels[max(start, 0) : following]
-        done_slices[...] = runtime.labels(slices.first(count)).reshape(done_slices.shape)
+        done_slices[...] = runtime.labels(*slices.first(count)).reshape(done_slices.shape)
         slices.move(count)
 
 
@@ -139,7 +139,7 @@ def _add_tile(
         patch[channel][inner] = values if scaled.mask is None else values * scaled.mask[there]
     features = runtime.features(patch)
     z, y, x = (along.start for along in there)
-    slices.add(features[:, *inner], weights[inner], (z - first, y, x))
+    slices.add(features[inner], weights[inner], (z - first, y, x))
 
 
 def _overlap(corner: Three, tile: tuple[int, ...], size: tuple[int, ...]) -> tuple[Box, Box]:

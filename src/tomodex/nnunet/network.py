@@ -22,34 +22,41 @@ Node = Any  #: of OpenVINO, which has no types
 
 
 def build_network(network: Architecture, weights: Weights, patch: Three) -> ov.Model:
-    """A graph from (1, channels, *patch) to (1, features of the first stage, *patch).
+    """A graph from (1, channels, *patch) to (1, *patch, features of the first stage).
+
+    OpenVINO works with the features last; 200 MB would be turned round for every patch to have
+    them first.
 
     Raises:
         Misconfigured: the weights are not of this network.
     """
     image = ops.parameter([1, network.channels, *patch], np.float32, "image")
     build = _Builder(network, weights)
-    return ov.Model([build.decode(build.encode(image))], [image], "nnunet")
+    last = ops.constant(np.array([0, 2, 3, 4, 1], np.int64))
+    return ov.Model([ops.transpose(build.decode(build.encode(image)), last)], [image], "nnunet")
 
 
 def build_head(network: Architecture, weights: Weights, voxels: int) -> ov.Model:
-    """A graph from (1, features + 1, 1, 1, voxels) to the labels (1, 1, 1, 1, voxels).
+    """A graph from sums (voxels, features) and weights (voxels, 1) to labels (voxels, 1).
 
-    The one number behind the features is what the bias counts by. Heads of coarser stages are left
-    out: they helped in training only.
+    The bias counts as often as the sums have weight. Heads of coarser stages are left out: they
+    helped in training only.
 
     Raises:
         Misconfigured: the weights are not of this network.
     """
-    name = f"decoder.seg_layers.{len(network.features) - 2}"
-    kernel = _take(weights, f"{name}.weight", (network.heads, network.features[0], 1, 1, 1))
+    name, features = f"decoder.seg_layers.{len(network.features) - 2}", network.features[0]
+    kernel = _take(weights, f"{name}.weight", (network.heads, features, 1, 1, 1))[..., 0, 0, 0]
     bias = _take(weights, f"{name}.bias", (network.heads,))
-    both = np.concatenate([kernel, bias.reshape(-1, 1, 1, 1, 1)], axis=1)
-    sums = ops.parameter([1, both.shape[1], 1, 1, voxels], np.float32, "sums")
-    logits = _convolution(sums, both, (1, 1, 1))
+    sums = ops.parameter([voxels, features], np.float32, "sums")
+    weight = ops.parameter([voxels, 1], np.float32, "weights")
+    logits = ops.add(
+        ops.matmul(sums, ops.constant(kernel), False, True),
+        ops.multiply(weight, ops.constant(bias[None])),
+    )
     one, axis = ops.constant(np.int64(1)), 1
     best = ops.topk(logits, one, axis, "max", "none", index_element_type="i32").output(1)
-    return ov.Model([ops.convert(best, "u8")], [sums], "head")
+    return ov.Model([ops.convert(best, "u8")], [sums, weight], "head")
 
 
 def _take(weights: Weights, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

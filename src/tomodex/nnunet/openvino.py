@@ -37,7 +37,8 @@ class OpenVinoRuntime:
         self._network = _compile(core, network, precision, threads)
         # The last layer takes hardly any time, so that it is always exact.
         self._head = _compile(core, head, "f32", threads)
-        self._sums = np.zeros(tuple(head.input(0).shape), np.float32)
+        self._sums = np.zeros((_VOXELS, model.architecture.features[0]), np.float32)
+        self._weights = np.zeros((_VOXELS, 1), np.float32)
         self.description = {
             "runtime": "OpenVINO",
             "runtime_version": ov.get_version(),
@@ -46,18 +47,20 @@ class OpenVinoRuntime:
         }
 
     def features(self, patch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """(features, *patch), in memory that the next call writes anew."""
+        """(*patch, features), in memory that the next call writes anew."""
         found: npt.NDArray[np.float32] = _infer(self._network, patch[None])[0]
         return found
 
-    def labels(self, sums: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    def labels(
+        self, sums: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.uint8]:
         """The label (voxels,) with the largest logit; of equal ones the lowest."""
-        labels = np.empty(sums.shape[1], np.uint8)
-        for start in range(0, len(labels), _VOXELS):
-            some = sums[:, start : start + _VOXELS]
-            count = some.shape[1]
-            self._sums[0, :, 0, 0, :count] = some
-            labels[start : start + count] = _infer(self._head, self._sums).ravel()[:count]
+        labels = np.empty(len(sums), np.uint8)
+        for start in range(0, len(sums), _VOXELS):
+            some = slice(start, min(start + _VOXELS, len(sums)))
+            count = some.stop - start
+            self._sums[:count], self._weights[:count, 0] = sums[some], weights[some]
+            labels[some] = _infer(self._head, self._sums, self._weights)[:count, 0]
         return labels
 
 
@@ -73,9 +76,9 @@ def _compile(core: ov.Core, model: ov.Model, precision: Precision, threads: int)
     return core.compile_model(model, "CPU", options).create_infer_request()
 
 
-def _infer(request: Any, values: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+def _infer(request: Any, *inputs: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
     # Unless both are shared, 200 MB are copied for every patch.
-    request.infer({0: values}, share_inputs=True, share_outputs=True)
+    request.infer(dict(enumerate(inputs)), share_inputs=True, share_outputs=True)
     found: npt.NDArray[Any] = request.get_output_tensor(0).data
     return found
 

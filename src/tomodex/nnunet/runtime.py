@@ -15,7 +15,12 @@ class Runtime(Protocol):
     description: Mapping[str, str]  #: what may change the labels: runtime, version, precision
 
     def features(self, patch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """(features, *patch) of a normalised (channels, *patch), valid until the next call."""
+        """(*patch, features) of a normalised (channels, *patch), valid until the next call."""
 
-    def labels(self, sums: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-        """The label (voxels,) with the largest logit, from merged (features + 1, voxels)."""
+    def labels(
+        self, sums: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.uint8]:
+        """The label (voxels,) with the largest logit.
+
+        `sums` (voxels, features) are features times weights, and `weights` (voxels,) their sum.
+        """
