@@ -7,8 +7,10 @@ import multiprocessing
 import os
 import shutil
 import stat
+import threading
 import tracemalloc
 from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from pydicom.uid import MediaStorageDirectoryStorage, SegmentationStorage
 
 from tests.contracts.source import SourceContract, by_uid
 from tests.test_instance import as_bytes, ct_slice, item
-from tomodex.errors import Unavailable
+from tomodex.errors import Misconfigured, Unavailable
 from tomodex.instance import Instance, read_instance
 from tomodex.sources import folder as folder_module
 from tomodex.sources import open_source
@@ -282,6 +284,53 @@ def test_an_interrupted_listing_goes_on_where_it_was(
     assert fingerprints(open_folder(tmp_path)) == expected
     assert len(broken) == 6
     assert len(read) == 9 - 4
+
+
+def test_two_listings_at_once_each_find_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second looks for what is new before the first has read it, and reads it after that."""
+    write_archive(tmp_path / "archive")
+    expected = fingerprints(open_folder(tmp_path))
+    shutil.rmtree(tmp_path / "state")
+    monkeypatch.setattr(folder_module, "TRANSACTION", 1)
+    first, second = open_folder(tmp_path), open_folder(tmp_path)
+    read, reads = folder_module._read, Counter[str]()
+    second_looked, first_read = threading.Event(), threading.Event()
+    at_once: list[Future[dict[str, str]]] = []
+
+    def read_in_turns(*arguments: Any) -> Any:
+        who = "first" if threading.current_thread() is threading.main_thread() else "second"
+        reads[who] += 1
+        if reads["first"] == 1 and who == "first":
+            at_once.append(pool.submit(fingerprints, second))
+            second_looked.wait(0.5)
+        elif reads["first"] == 9 and who == "first":
+            first_read.set()
+            wait(at_once, timeout=1)
+        elif reads["second"] == 1:
+            second_looked.set()
+            first_read.wait(1)
+        return read(*arguments)
+
+    monkeypatch.setattr(folder_module, "_read", read_in_turns)
+    with ThreadPoolExecutor(1) as pool:
+        assert fingerprints(first) == expected
+    assert at_once[0].result() == expected
+    assert fingerprints(second) == expected
+
+
+def test_a_full_disk_is_unavailable_and_a_damaged_catalogue_says_what_helps(tmp_path: Path) -> None:
+    for k in range(50):
+        write(tmp_path / "archive" / str(k), slice_of(f"1.2.{k}", k))
+    source = open_folder(tmp_path)
+    source._catalogue._db.pragma("max_page_count", 1)  # as large as it is now
+    with pytest.raises(Unavailable, match="disk is full"):
+        list(source.find())
+    (catalogue,) = (tmp_path / "state").glob("folder-*.db")
+    catalogue.write_bytes(b"no database" * 1000)
+    with pytest.raises(Misconfigured, match="delete"):
+        open_folder(tmp_path)
 
 
 def test_other_settings_are_read_anew(tmp_path: Path) -> None:

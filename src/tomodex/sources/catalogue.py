@@ -8,8 +8,10 @@ it can be deleted at any time, and is then made again.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import apsw
 import orjson
 
+from tomodex.errors import Misconfigured, Unavailable
 from tomodex.instance import SEGMENTATIONS, Instance
 
 if TYPE_CHECKING:
@@ -209,14 +212,22 @@ class Catalogue:
         # Paths can hold names of patients: nobody but the owner may read them.
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        self._path = path
         self._db = apsw.Connection(str(path))
         self._db.set_busy_timeout(60_000)
-        for pragma in ("journal_mode = wal", "synchronous = normal", "foreign_keys = on"):
+        for pragma in ("synchronous = normal", "foreign_keys = on"):
             self._db.execute(f"pragma {pragma}")
         self._pseudonymize = lru_cache(maxsize=100_000)(pseudonymize)
-        with self._db:
+        if self._db.pragma("user_version") != VERSION:
+            self._bring_up_to_date()
+
+    def _bring_up_to_date(self) -> None:
+        with self.alone():
+            self._db.execute("pragma journal_mode = wal")
+            # Another process may have been faster.
             if self._db.pragma("user_version") != VERSION:
-                self._make()
+                with self._transaction():
+                    self._make()
 
     def _make(self) -> None:
         for table in reversed(_TABLES):
@@ -226,9 +237,34 @@ class Catalogue:
 
     # --- taking in ------------------------------------------------------------------------------
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Be the only process that takes in; waits for another to be done.
+
+        Of two at once, each would forget as gone what the other has just read.
+        """
+        lock = os.open(f"{self._path}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Write all that is done in here, or nothing."""
+        # apsw's own `with db` hides a full disk, after which SQLite has rolled back by itself.
+        try:
+            self._db.execute("begin immediate")
+            yield
+            self._db.execute("commit")
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("rollback")
+
     def begin(self, settings: str) -> None:
         """Start a listing; what was read with other `settings` is forgotten."""
-        with self._db:
+        with self._transaction():
             row = self._db.execute("select value from meta where key = 'settings'").fetchone()
             if row is not None and row[0] != settings:
                 self._make()
@@ -253,7 +289,7 @@ class Catalogue:
 
     def remember(self, read: Iterable[tuple[File, Iterable[Found | Skipped]]]) -> None:
         """Take in files that were read, in one transaction."""
-        with self._db:
+        with self._transaction():
             for file, contents in read:
                 number = self._put_file(file)
                 for one in contents:
@@ -302,7 +338,7 @@ class Catalogue:
 
     def end(self) -> None:
         """Finish a listing: files that were not seen in it are gone."""
-        with self._db:
+        with self._transaction():
             self._db.execute("delete from file where id not in (select file from seen)")
             if self._db.changes():
                 sql = "delete from folder where id not in (select folder from file)"
@@ -382,6 +418,26 @@ class Catalogue:
     def _one(self, sql: str, *values: apsw.SQLiteValue) -> tuple[apsw.SQLiteValue, ...]:
         row = self._db.execute(sql, values).fetchone()
         return tuple(row) if row is not None else (None,)
+
+
+@contextmanager
+def named_errors() -> Iterator[None]:
+    """Name SQLite's errors after what the catcher does; its bugs and ours stay what they are."""
+    try:
+        yield
+    except (apsw.BusyError, apsw.LockedError) as busy:
+        raise Unavailable("another process holds the folder's catalogue for too long") from busy
+    except apsw.FullError as full:
+        raise Unavailable("there is no room for the folder's catalogue: the disk is full") from full
+    except apsw.IOError as failed:
+        raise Unavailable(f"the folder's catalogue cannot be read or written: {failed}") from failed
+    except (apsw.CorruptError, apsw.NotADBError) as damaged:
+        raise Misconfigured(
+            "the folder's catalogue is damaged; delete folder-*.db in the data folder, which costs "
+            "no more than reading the files again"
+        ) from damaged
+    except (apsw.CantOpenError, apsw.PermissionsError, apsw.ReadOnlyError, PermissionError) as no:
+        raise Misconfigured(f"the folder's catalogue cannot be written: {no}") from no
 
 
 def _path(folder: bytes, name: bytes) -> Path:

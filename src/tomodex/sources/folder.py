@@ -27,7 +27,16 @@ from tomodex.registry import path_of
 from tomodex.series import Listing, Series, derived_uids, series_from
 from tomodex.sources import Progress
 from tomodex.sources.archive import extract, is_archive, members, reading
-from tomodex.sources.catalogue import Catalogue, File, Found, Place, Remembered, Skipped, pack
+from tomodex.sources.catalogue import (
+    Catalogue,
+    File,
+    Found,
+    Place,
+    Remembered,
+    Skipped,
+    named_errors,
+    pack,
+)
 
 #: Files that a process reads before it hands over what it found.
 BATCH = 64
@@ -58,7 +67,8 @@ class FolderSource:
         self._free_text = free_text
         self._settings = f"free_text={free_text} key={pseudonymize('tomodex catalogue')}"
         name = hashlib.blake2b(os.fsencode(self._root), digest_size=8).hexdigest()
-        self._catalogue = Catalogue(state / f"folder-{name}.db", self._root, pseudonymize)
+        with named_errors():
+            self._catalogue = Catalogue(state / f"folder-{name}.db", self._root, pseudonymize)
 
     # --- Source ---------------------------------------------------------------------------------
 
@@ -68,23 +78,28 @@ class FolderSource:
         `progress` counts files looked at. Only those that are new or changed are read, and one
         header of each series, for its description.
         """
-        self._look(progress or _silent)
-        for series_uid in self._catalogue.series_uids():
-            if remembered := self._catalogue.instances(series_uid):
-                yield self._listing(series_uid, remembered)
+        with named_errors():
+            with self._catalogue.alone():
+                self._look(progress or _silent)
+            for series_uid in self._catalogue.series_uids():
+                if remembered := self._catalogue.instances(series_uid):
+                    yield self._listing(series_uid, remembered)
 
     def describe(self, series_uid: str) -> Listing:
         """List one series as the last `find` saw it."""
-        return self._listing(series_uid, self._known(series_uid))
+        with named_errors():
+            return self._listing(series_uid, self._known(series_uid))
 
     def retrieve(self, series: Series, into: Path) -> Sequence[Path]:
         """The files of a series where they lie; those in archives are unpacked `into`."""
-        places = [one.place for one in self._known(series.series_uid)]
+        with named_errors():
+            places = [one.place for one in self._known(series.series_uid)]
         return self._files(places, into / "instances")
 
     def retrieve_segmentations(self, series: Series, into: Path) -> Sequence[Path]:
         """The same for the DICOM SEG instances that refer to the series."""
-        places = [place for place, _ in self._catalogue.segmentations(series.series_uid)]
+        with named_errors():
+            places = [place for place, _ in self._catalogue.segmentations(series.series_uid)]
         return self._files(places, into / "segmentations")
 
     # --- what was left out ----------------------------------------------------------------------
