@@ -327,6 +327,7 @@ def test_a_full_disk_is_unavailable_and_a_damaged_catalogue_says_what_helps(tmp_
     source._catalogue._db.pragma("max_page_count", 1)  # as large as it is now
     with pytest.raises(Unavailable, match="disk is full"):
         list(source.find())
+    source._catalogue._db.close()
     (catalogue,) = (tmp_path / "state").glob("folder-*.db")
     catalogue.write_bytes(b"no database" * 1000)
     with pytest.raises(Misconfigured, match="delete"):
