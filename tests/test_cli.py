@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pydicom
 import pytest
 
 from tomodex.cli import main
@@ -113,6 +114,24 @@ def test_a_search_says_how_many_before_which(indexed, truths):
         ["M", "1"],
     ]
     assert err == ""
+
+
+def test_what_a_header_says_is_text_and_no_order_to_the_terminal(tomodex, folder, truths):
+    images = folder / "hostile"
+    for path in (folder / "phantoms" / "head-neck" / "image").iterdir():
+        image = pydicom.dcmread(path)
+        image.Manufacturer = "[/red]\x1b[31mEvil :smile:"
+        images.mkdir(exist_ok=True)
+        image.save_as(images / path.name)
+    data = ("--data", str(folder / "hostile-data"))
+    assert tomodex(*data, "index", "hostile")[0] == 0
+    for command in (
+        ["search", "", "--facet", "Manufacturer"],
+        ["show", truths["head-neck"].series_uid],
+    ):
+        code, out, _ = tomodex(*data, *command)
+        assert (code, "[/red] [31mEvil :smile:" in out) == (0, True)
+        assert "\x1b" not in out
 
 
 def test_a_wrong_search_points_at_the_place_and_offers_the_word(indexed):

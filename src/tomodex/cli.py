@@ -58,10 +58,14 @@ given: dict[str, Any] = {}
 @app.callback()
 def common(
     data: Annotated[
-        Path | None, typer.Option(help="Folder for the queue and the index [tomodex-data].")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Folder for the queue and the index; tomodex-data if not given."
+        ),
     ] = None,
     log_level: Annotated[
-        str | None, typer.Option(help="debug, info, warning or error; JSON lines on stderr.")
+        str | None,
+        typer.Option(metavar="LEVEL", help="debug, info, warning or error; JSON lines on stderr."),
     ] = None,
 ) -> None:
     given.clear()
@@ -71,11 +75,16 @@ def common(
 @app.command()
 def index(
     source: Annotated[str, typer.Argument(help="A folder, or a URL such as folder:///data.")],
-    workers: Annotated[int | None, typer.Option(help="Worker processes [1].")] = None,
-    segmenter: Annotated[
-        list[str] | None, typer.Option(help="URL of a segmenter; may be given more than once.")
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", help="Worker processes; 1 if not set.")
     ] = None,
-    rules: Annotated[Path | None, typer.Option(help="Overlay of the selection rules.")] = None,
+    segmenter: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="A segmenter; may be given more than once."),
+    ] = None,
+    rules: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Overlay of the selection rules.")
+    ] = None,
     lane: Annotated[LaneName, typer.Option(help="How urgent it is.")] = LaneName.on_demand,
     as_json: Json = False,
 ) -> None:
@@ -104,7 +113,10 @@ def search(
     offset: Annotated[int, typer.Option(min=0, help="Skip this many.")] = 0,
     facet: Annotated[
         list[str] | None,
-        typer.Option(help="Count the values of a DICOM keyword, or of `structure`, `complete`."),
+        typer.Option(
+            metavar="FIELD",
+            help="Count the values of a DICOM keyword, or of `structure`, `complete`.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -153,7 +165,9 @@ def explain(
     series: Annotated[
         str, typer.Argument(help="A SeriesInstanceUID that is known, or a folder or file.")
     ],
-    rules: Annotated[Path | None, typer.Option(help="Try this overlay of the rules.")] = None,
+    rules: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Try this overlay of the rules.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show every selection rule, what it found in a series, and the verdict."""
@@ -400,7 +414,8 @@ def _print(*parts: str | Table) -> None:
     """Lines and tables to stdout; tables as wide as they need to be where nobody looks."""
     from rich.console import Console
 
-    console = Console(soft_wrap=True)
+    # Brackets and colons in a header or a path are text, no markup.
+    console = Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
     if not console.is_terminal:
         console.width = 400
     for part in parts:
