@@ -154,6 +154,21 @@ def test_a_masked_normalisation_leaves_the_outside_0(model):
     assert inside.mean(dtype=float) == pytest.approx(0, abs=1e-5)
 
 
+def test_a_channel_without_a_mask_is_normalised_everywhere(model):
+    masked = Normalisation(scheme="ZScoreNormalization", masked=True)
+    both = replace(
+        model, channels=("T1", "T2"), normalisations=(masked, replace(masked, masked=False))
+    )
+    image = np.abs(hu(8, 12, 16)) + 1
+    image[0, :, :3, :4] = 0
+    runtime = Seen()
+    predict(runtime, both, np.concatenate([image, image]), step=0.8, threads=1)
+    (patch,) = runtime.patches
+    assert not patch[0, :, :3, :4].any()
+    assert (patch[1, :, :3, :4] < 0).all()
+    assert patch[1].mean(dtype=float) == pytest.approx(0, abs=1e-5)
+
+
 def test_channels_are_normalised_each_by_itself(model):
     two = replace(
         model,

@@ -40,7 +40,7 @@ class _Scaled:
 
     image: Image
     scalings: tuple[Scaling, ...]  #: of each channel
-    mask: Mask | None  #: where the model scales inside of it only
+    masks: tuple[Mask | None, ...]  #: of each channel; outside of it everything becomes 0
 
 
 def predict(
@@ -91,8 +91,9 @@ def _open_shape(model: ModelFolder, image: Image) -> Three:
 def _scale(model: ModelFolder, image: Image) -> _Scaled:
     masked = any(normalisation.masked for normalisation in model.normalisations)
     mask = find_nonzero(image) if masked else None
-    pairs = zip(model.normalisations, image, strict=True)
-    return _Scaled(image, tuple(fit_scaling(n, channel, mask) for n, channel in pairs), mask)
+    masks = tuple(mask if normalisation.masked else None for normalisation in model.normalisations)
+    fitted = map(fit_scaling, model.normalisations, image, masks)
+    return _Scaled(image, tuple(fitted), masks)
 
 
 def _label(
@@ -112,15 +113,15 @@ def _label(
     slices = OpenSlices(model.architecture.features[0], _open_shape(model, scaled.image), pool)
     tiles, done = prod(map(len, starts)), 0
     for start, following in pairwise([*starts[0], len(labels)]):
+        first = max(start, 0)
         for y, x in product(*starts[1:]):
-            _add_tile(runtime, scaled, slices, weights, (start, y, x), max(start, 0))
+            _add_tile(runtime, scaled, slices, weights, (start, y, x), first)
             done += 1
             if progress:
                 progress(done, tiles)
-        count = following - max(start, 0)
-        done_slices = labels[max(start, 0) : following]
-        done_slices[...] = runtime.labels(*slices.first(count)).reshape(done_slices.shape)
-        slices.move(count)
+        final = labels[first:following]
+        final[...] = runtime.labels(*slices.first(len(final))).reshape(final.shape)
+        slices.move(len(final))
 
 
 def _add_tile(
@@ -134,9 +135,9 @@ def _add_tile(
     """Add what the network says of the tile at `corner`, as far as it lies on the image."""
     there, inner = _overlap(corner, weights.shape, scaled.image.shape[1:])
     patch = np.zeros((len(scaled.image), *weights.shape), np.float32)
-    for channel, scaling in enumerate(scaled.scalings):
+    for channel, (scaling, mask) in enumerate(zip(scaled.scalings, scaled.masks, strict=True)):
         values = scaling.apply(scaled.image[channel][there])
-        patch[channel][inner] = values if scaled.mask is None else values * scaled.mask[there]
+        patch[channel][inner] = values if mask is None else values * mask[there]
     features = runtime.features(patch)
     z, y, x = (along.start for along in there)
     slices.add(features[inner], weights[inner], (z - first, y, x))

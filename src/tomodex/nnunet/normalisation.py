@@ -64,7 +64,7 @@ class Scaling:
 def fit_scaling(normalisation: Normalisation, image: Image, mask: Mask | None) -> Scaling:
     """What `normalisation` does to every value of `image`.
 
-    `mask` is where the image is not 0; it counts only where the model wants it.
+    Where there is a `mask`, a z-score counts only what is inside of it.
     """
     match normalisation.scheme:
         case "CTNormalization":
@@ -75,7 +75,7 @@ def fit_scaling(normalisation: Normalisation, image: Image, mask: Mask | None) -
                 scale=max(normalisation.std, _SMALLEST),
             )
         case "ZScoreNormalization":
-            mean, std = _moments(image, mask if normalisation.masked else None)
+            mean, std = _moments(image, mask)
             return Scaling(shift=mean, scale=max(std, _SMALLEST))
         case "RescaleTo01Normalization":
             lowest = float(image.min())
