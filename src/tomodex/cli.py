@@ -1,7 +1,7 @@
 """`tomodex`: index an archive, search it, and see what became of every series.
 
 Data goes to stdout and everything else to stderr. Exit codes: 0 done, 1 done but something failed,
-2 the command or a setting is wrong, 3 something outside did not answer.
+2 the command or a setting is wrong, 3 something outside did not answer, 130 or 143 stopped.
 """
 
 from __future__ import annotations
@@ -50,6 +50,9 @@ class LaneName(StrEnum):
     reindex = "reindex"
     backfill = "backfill"
 
+
+#: Exit codes of a command that Ctrl-C or SIGTERM has ended.
+STOPPED = (130, 143)
 
 #: What the options before the command set; filled by `common`.
 given: dict[str, Any] = {}
@@ -126,7 +129,7 @@ def search(
     from tomodex.terminology import load_terminology
 
     asked = parse(query, load_terminology())
-    store = wiring.index_of(_settings())
+    store = wiring.index_of(_indexed())
     page = store.search(asked, limit=limit, offset=offset)
     facets = store.facets(asked, facet) if facet else {}
     if as_json:
@@ -147,7 +150,7 @@ def show(
     """Show one series: its structures, geometry and provenance."""
     from tomodex import tables, wiring
 
-    queue = wiring.queue_of(_settings())
+    queue = wiring.queue_of(_indexed())
     result, states = queue.result(series), queue.states(series)
     if not states:
         raise BadQuery(f"no series {series} is known; `tomodex search` finds those that are")
@@ -187,7 +190,7 @@ def status(as_json: Json = False) -> None:
     """Show how many series wait, were indexed, rejected (and why) or failed."""
     from tomodex import tables, wiring
 
-    settings = _settings()
+    settings = _indexed()
     queue = wiring.queue_of(settings)
     counts, reasons = queue.count(), queue.reasons()
     refused = [aside for name in wiring.consumer_names(settings) for aside in queue.asides(name)]
@@ -213,7 +216,7 @@ def retry(
     """Make failed (or rejected) series ready to be indexed again."""
     from tomodex import wiring
 
-    again = wiring.queue_of(_settings()).retry("rejected" if rejected else "failed", reason)
+    again = wiring.queue_of(_indexed()).retry("rejected" if rejected else "failed", reason)
     print(f"{again:,} series are ready again; `tomodex index SOURCE` takes them")
 
 
@@ -266,7 +269,7 @@ def rebuild() -> None:
     """Make the index anew from the results in the queue."""
     from tomodex.indexing import rebuild_index
 
-    print(f"{rebuild_index(_settings()):,} results are in the index")
+    print(f"{rebuild_index(_indexed()):,} results are in the index")
 
 
 @app.command()
@@ -288,10 +291,10 @@ def demo(
 def config_show(as_json: Json = False) -> None:
     """Show every setting, its value, and where the value comes from."""
     from tomodex import tables
-    from tomodex.settings import origins
+    from tomodex.settings import in_force, origins
 
     settings = _settings()
-    values = settings.model_dump(mode="json")
+    values = settings.model_dump(mode="json") | in_force(settings)
     where = origins(settings, given)
     if as_json:
         _print_json({name: {"value": values[name], "origin": where[name]} for name in values})
@@ -358,9 +361,9 @@ def weights_fetch(
 
 def _results() -> Path:
     """The folder that models lie in."""
-    from tomodex.segmenters.totalsegmentator.models import find_results
+    from tomodex.wiring import weights_folder
 
-    return find_results(_settings().weights)
+    return weights_folder(_settings())
 
 
 def main() -> None:
@@ -376,9 +379,10 @@ def main() -> None:
     except TomodexError as unsuitable:
         _complain(str(unsuitable))
         sys.exit(1)
-    except KeyboardInterrupt:
-        _complain("stopped; what was settled is kept, the rest waits in the queue")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code in STOPPED:
+            _complain("stopped; what was settled is kept, the rest waits in the queue")
+        raise
 
 
 def _settings(**options: Any) -> Settings:
@@ -388,6 +392,15 @@ def _settings(**options: Any) -> Settings:
 
     settings = load_settings(**given | options)
     log_to_stderr(settings.log_level)
+    return settings
+
+
+def _indexed() -> Settings:
+    """Settings of a command that asks for what was indexed before."""
+    from tomodex.wiring import require_data
+
+    settings = _settings()
+    require_data(settings)
     return settings
 
 

@@ -38,7 +38,7 @@ def source_url(given: str) -> str:
 
 def source_of(settings: Settings, url: str) -> Source:
     """The archive that `url` names, which gives pseudonyms only."""
-    settings.data.mkdir(parents=True, exist_ok=True)
+    _make_data_folder(settings.data)
     return open_source(
         url,
         pseudonymize=pseudonymizer(load_key(settings.key_file)),
@@ -49,14 +49,35 @@ def source_of(settings: Settings, url: str) -> Source:
 
 def queue_of(settings: Settings) -> Queue:
     """The queue, made on first use."""
-    settings.data.mkdir(parents=True, exist_ok=True)
+    _make_data_folder(settings.data)
     return open_queue(settings.queue_url)
 
 
 def index_of(settings: Settings) -> Index:
     """The index, made on first use."""
-    settings.data.mkdir(parents=True, exist_ok=True)
+    _make_data_folder(settings.data)
     return open_index(settings.index_url)
+
+
+def require_data(settings: Settings) -> None:
+    """Refuse to answer from where nothing was ever indexed, such as the wrong folder.
+
+    Raises:
+        Misconfigured: the data folder is not there, and the settings name no other place.
+    """
+    if not (settings.data.is_dir() or settings.queue or settings.index):
+        raise Misconfigured(
+            f"nothing was indexed in {settings.data}, which is not there; `tomodex index SOURCE` "
+            "makes it, `tomodex --data FOLDER` names another"
+        )
+
+
+def _make_data_folder(folder: Path) -> None:
+    """Make it for its owner only: what lies in it holds UIDs, dates and pseudonyms."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as refused:
+        raise Misconfigured(f"cannot make the folder {folder}: {refused.strerror}") from refused
 
 
 def consumers_of(settings: Settings) -> dict[str, Sink]:
@@ -75,6 +96,13 @@ def consumer_names(settings: Settings) -> tuple[str, ...]:
 def segmenter_urls(settings: Settings) -> tuple[str, ...]:
     """The segmenters, those of published models with the folder that the weights lie in."""
     return tuple(_with_weights(url, settings.weights) for url in settings.segmenters)
+
+
+def weights_folder(settings: Settings) -> Path:
+    """Where published models lie on this machine, or will."""
+    from tomodex.segmenters.totalsegmentator.models import find_results
+
+    return find_results(settings.weights)
 
 
 def _with_weights(url: str, weights: Path | None) -> str:
