@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import copyreg
 import hashlib
+import os
+import pickle
 import struct
 import tracemalloc
 import zipfile
@@ -130,6 +133,18 @@ def test_a_pickle_changes_nothing_for_those_that_come_after_it(tmp_path, name):
     assert not hasattr(checkpoint._rebuild_tensor, "name")
     assert checkpoint._rebuild_tensor.__defaults__ is None
     assert list(read(written(tmp_path, w=Tensor(NUMBERS))).weights) == ["w"]
+
+
+def test_a_function_that_another_package_gave_a_number_cannot_be_called(tmp_path):
+    copyreg.add_extension("os", "system", 200)
+    try:
+        # Python keeps what it found under a number once, for every pickle to come.
+        assert pickle.loads(b"\x80\x02\x82\xc8.") is os.system
+        call = b"\x82\xc8(X\x04\x00\x00\x00truetR"
+        with pytest.raises(Misconfigured, match="by a number"):
+            read(write_torch(tmp_path / "c.pth", {"network_weights": {}, "x": call}))
+    finally:
+        copyreg.remove_extension("os", "system", 200)
 
 
 def test_a_place_in_the_memo_that_is_far_away_takes_no_memory(tmp_path):

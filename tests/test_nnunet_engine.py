@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -141,6 +143,17 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "cache").write_text("a file, not a folder")
     with pytest.raises(Misconfigured, match="cache: cannot be written"):
         load_weights(read_model(write_model(tmp_path)), tmp_path / "cache")
+
+
+def test_a_disk_that_fills_up_meanwhile_leaves_no_piece_behind(tmp_path, monkeypatch):
+    def full(file: BinaryIO, **weights: np.ndarray) -> None:
+        file.write(b"a piece")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(Misconfigured, match="cache: cannot be written: No space left"):
+        load_weights(read_model(write_model(tmp_path)), tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 # --- nothing goes out ---------------------------------------------------------------------------
