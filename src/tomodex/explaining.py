@@ -45,13 +45,17 @@ def explain(settings: Settings, series_or_path: str) -> Iterator[Explanation]:
     """Judge a series that was listed before, or every series of a folder or file.
 
     Raises:
-        BadQuery: no such series is known, and no such path is there.
+        BadQuery: no such series is known, and no such path is there, or one without DICOM.
     """
     rules = load_rules(settings.rules)
     path = Path(series_or_path).expanduser()
     listings = _in_path(settings, path) if path.exists() else _known(settings, series_or_path)
+    found = False
     for listing in listings:
+        found = True
         yield Explanation(listing=listing, selection=select(listing, rules))
+    if not found:
+        raise BadQuery(f"{series_or_path} holds no DICOM instance")
 
 
 def _known(settings: Settings, series_uid: str) -> Iterator[Listing]:

@@ -115,6 +115,17 @@ def load_settings(**command_line: Any) -> Settings:
         raise Misconfigured("; ".join(_plain(error) for error in wrong.errors())) from wrong
     except ValueError as wrong:  # the TOML itself, or JSON in a variable
         raise Misconfigured(f"cannot read the settings: {wrong}") from wrong
+    except OSError as refused:
+        raise Misconfigured(f"cannot read {config_file()}: {refused.strerror}") from refused
+
+
+def in_force(settings: Settings) -> dict[str, str]:
+    """What counts where a setting that names a place was left empty."""
+    return {
+        "queue": settings.queue_url,
+        "index": settings.index_url,
+        "pseudonym_key_file": str(settings.key_file),
+    }
 
 
 def origins(settings: Settings, command_line: Mapping[str, Any]) -> dict[str, Origin]:

@@ -9,6 +9,7 @@ import numpy as np
 import orjson
 from pydicom.dataset import Dataset
 
+from tomodex.errors import Unavailable
 from tomodex.phantom.cases import DEMO, Case
 from tomodex.phantom.encoding import save
 from tomodex.phantom.forms import make_series
@@ -26,12 +27,18 @@ def write_phantoms(
     """Write each case to `folder`/NAME: `image/`, `seg/` where it has one, `truth.json`.
 
     The same seed writes the same bytes; another one draws other patients, under other UIDs.
+
+    Raises:
+        Unavailable: the folder cannot be written, or the disk is full.
     """
     truths = []
     for done, case in enumerate(cases):
         if progress:
             progress(done, len(cases))
-        truths.append(write_phantom(folder / case.name, case, seed))
+        try:
+            truths.append(write_phantom(folder / case.name, case, seed))
+        except OSError as refused:
+            raise Unavailable(f"cannot write to {folder}: {refused.strerror}") from refused
     if progress:
         progress(len(cases), len(cases))
     return truths
