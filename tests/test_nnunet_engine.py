@@ -219,11 +219,11 @@ def test_nothing_imports_openvino_past_the_module_that_silences_it():
 
 
 def stand_in(name: str) -> Path:
-    """`TOMODEX_WEIGHTS` is a folder with folders that TOTALSEG_HOME_DIR could name."""
-    root = os.environ.get("TOMODEX_WEIGHTS")
+    """`TOMODEX_TEST_WEIGHTS` is a folder with folders that TOTALSEG_HOME_DIR could name."""
+    root = os.environ.get("TOMODEX_TEST_WEIGHTS")
     found = sorted(Path(root).glob(f"{name}/nnunet/results/Dataset297*/*__*")) if root else []
     if len(found) != 1:
-        pytest.skip("no weights: TOMODEX_WEIGHTS is not set, or has none of this name")
+        pytest.skip("no weights: TOMODEX_TEST_WEIGHTS is not set, or has none of this name")
     return found[0]
 
 
