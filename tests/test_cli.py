@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -249,6 +250,59 @@ def test_what_is_wrong_is_said_in_one_line(tomodex, arguments, says):
     assert (code, out) == (2, "")
     assert says in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "command", [["search", "liver"], ["show", "1.2"], ["status"], ["retry"], ["rebuild"]]
+)
+def test_who_asks_in_the_wrong_folder_is_told_so(tomodex, tmp_path, command):
+    code, out, err = tomodex("--data", str(tmp_path / "typo"), *command)
+    assert (code, out) == (2, "")
+    assert "nothing was indexed" in err
+    assert not (tmp_path / "typo").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_said_in_one_line(tomodex, tmp_path):
+    (tmp_path / "file").touch()
+    beyond = str(tmp_path / "file" / "x")
+    code, _, err = tomodex("--data", beyond, "index", ".")
+    assert (code, err.count("\n")) == (2, 1)
+    code, _, err = tomodex("phantom", beyond)
+    assert (code, err.count("\n")) == (3, 1)
+
+
+def test_what_is_kept_is_for_its_owner_only(indexed, folder):
+    kept = folder / "tomodex-data"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o700
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in kept.iterdir()}
+    assert {name for name, mode in modes.items() if mode & 0o077} <= {
+        name for name in modes if name.endswith(".lock")
+    }
+
+
+def test_a_path_without_dicom_is_a_mistake_of_the_command(tomodex, tmp_path):
+    code, out, err = tomodex("explain", str(tmp_path))
+    assert (code, out) == (2, "")
+    assert "holds no DICOM" in err
+
+
+def test_ctrl_c_says_what_is_kept(tomodex, monkeypatch, tmp_path):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tomodex.indexing.index_source", interrupted)
+    code, _, err = tomodex("--data", str(tmp_path), "index", ".")
+    assert code == 130
+    assert "what was settled is kept" in err
+
+
+def test_config_shows_where_queue_index_and_key_lie(tomodex, folder):
+    shown = json.loads(tomodex("config", "show", "--json")[1])
+    assert shown["queue"] == {
+        "value": f"sqlite://{folder}/tomodex-data/tomodex.db",
+        "origin": "default",
+    }
+    assert shown["pseudonym_key_file"]["value"] == "tomodex-data/pseudonym.key"
 
 
 def test_help_starts_without_the_heavy_libraries():

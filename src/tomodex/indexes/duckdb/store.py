@@ -148,6 +148,8 @@ class FileStore:
         try:
             with self._translated():
                 self._db.execute(f"attach {_literal(self._fresh)} as fresh")
+                # It holds UIDs, dates and pseudonyms; DuckDB's journal of it is as open as others.
+                self._fresh.chmod(0o600)
                 try:
                     self._db.execute("use fresh")
                     create_tables(self._db)
