@@ -132,6 +132,7 @@ BROKEN_PLANS = {
         NETWORK, "UNetMamba"
     ),
     "stages are not equally many": edited("cfg.n_conv_per_stage_encoder", [2, 2]),
+    "the network's stages are not equally many": edited("cfg.n_conv_per_stage_decoder", [2, 2, 2]),
     "the first stage has stride": edited(
         "cfg.pool_op_kernel_sizes", [[2, 2, 2], [2, 2, 2], [2, 2, 2]]
     ),
