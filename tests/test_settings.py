@@ -40,7 +40,7 @@ def test_the_command_line_beats_the_environment_beats_the_file(monkeypatch):
     [
         ("worker = 2", "worker is not a setting"),
         ("workers = 0", "workers: Input should be greater than or equal to 1"),
-        ("workers = ", "cannot read the settings"),
+        ("workers = ", r"cannot read the settings in tomodex\.toml"),
     ],
 )
 def test_a_wrong_file_says_what_is_wrong(toml, says):
@@ -53,6 +53,14 @@ def test_a_config_file_that_is_not_there_is_not_passed_over(monkeypatch):
     monkeypatch.setenv("TOMODEX_CONFIG", "elsewhere.toml")
     with pytest.raises(Misconfigured, match=r"elsewhere\.toml, which is not a file"):
         load_settings()
+
+
+def test_a_list_that_is_no_json_says_so(monkeypatch):
+    monkeypatch.setenv("TOMODEX_SINKS", "kafka://user:hunter2@host")
+    with pytest.raises(Misconfigured, match=r'"sinks".*JSON') as wrong:
+        load_settings()
+    assert wrong.value.__cause__ is None
+    assert "hunter2" not in str(wrong.value)
 
 
 def test_an_error_does_not_repeat_the_value():

@@ -8,6 +8,7 @@ names a file that does.
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -113,8 +115,12 @@ def load_settings(**command_line: Any) -> Settings:
         return Settings(**given)
     except ValidationError as wrong:
         raise Misconfigured("; ".join(_plain(error) for error in wrong.errors())) from wrong
-    except ValueError as wrong:  # the TOML itself, or JSON in a variable
-        raise Misconfigured(f"cannot read the settings: {wrong}") from wrong
+    except tomllib.TOMLDecodeError as wrong:
+        raise Misconfigured(f"cannot read the settings in {config_file()}: {wrong}") from wrong
+    except SettingsError as wrong:  # its cause would repeat the value, which might be a secret
+        raise Misconfigured(
+            f"cannot read the settings: {wrong}; a list is written in JSON"
+        ) from None
     except OSError as refused:
         raise Misconfigured(f"cannot read {config_file()}: {refused.strerror}") from refused
 
