@@ -7,8 +7,10 @@ import os
 import stat
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
+import apsw
 import pydicom
 import pytest
 
@@ -163,7 +165,16 @@ def test_no_patient_is_in_what_is_kept(indexed, folder, truths):
     """Pseudonyms only: neither name nor ID nor birth date nor description is anywhere."""
     secrets = [b"PHANTOM^", *(t.patient_id.encode() for t in truths.values()), b"19690815"]
     secrets += [b"ABDOMEN PELVIS 1.5"]
+    images = (folder / "phantoms" / "abdomen-pelvis" / "image").iterdir()
+    given = [t.patient_id.encode() for t in truths.values()]
+    assert [s for s in secrets if s not in next(images).read_bytes()] == [
+        other for other in given if other != truths["abdomen-pelvis"].patient_id.encode()
+    ]
     kept = b"".join(path.read_bytes() for path in (folder / "tomodex-data").iterdir())
+    queue = apsw.Connection(str(folder / "tomodex-data" / "tomodex.db"))
+    kept += b"".join(
+        zlib.decompress(row[0]) for row in queue.execute("select document from result")
+    )
     assert [secret for secret in secrets if secret in kept] == []
     _, out, _ = indexed("show", truths["abdomen-pelvis"].series_uid, "--json")
     assert [secret for secret in secrets if secret in out.encode()] == []
@@ -239,6 +250,7 @@ def test_settings_are_shown_with_their_origin(tomodex, monkeypatch):
     ("arguments", "says"),
     [
         (["index", "nowhere"], "nowhere is not a folder"),
+        (["index", "phantoms.zip"], "a folder, also with archives in it, or a URL"),
         (["index", "ftp://pacs/x"], "no source for 'ftp://pacs/x'; known: folder"),
         (["index", ".", "--segmenter", "magic:"], "no segmenter for 'magic:'"),
         (["index", ".", "--rules", "none.toml"], "none.toml"),

@@ -77,6 +77,13 @@ def test_a_missing_segmenter_is_said_before_anything_is_done(archive, settings):
     assert not settings.data.exists()
 
 
+def test_a_sink_that_cannot_be_opened_is_said_before_the_listing(archive, settings):
+    wrong = settings.model_copy(update={"sinks": ("magic:",)})
+    with pytest.raises(Misconfigured, match="no sink for 'magic:'"):
+        index_source(wrong, source_url(str(archive)), "on-demand", silent)
+    assert queue_of(settings).count() == {}
+
+
 def test_a_source_that_is_gone_is_said(archive, settings):
     url = source_url(str(archive))
     archive.rename(archive.with_name("elsewhere"))

@@ -59,6 +59,8 @@ def index_source(settings: Settings, url: str, lane: Lane, progress: ProgressOf)
         require_segmenter(segmenter)
     queue = queue_of(settings)
     source = source_of(settings, url)
+    # Before a listing that may take hours: what is wrong with a sink shows now.
+    delivery = Delivery(queue, consumers_of(settings))
     discovery = discover(
         source,
         load_rules(settings.rules),
@@ -67,13 +69,12 @@ def index_source(settings: Settings, url: str, lane: Lane, progress: ProgressOf)
         configuration=settings.configuration,
         progress=progress("looking through files"),
     )
-    delivered = work_off(settings, queue, progress)
+    delivered = work_off(settings, queue, delivery, progress)
     return _summary(queue, discovery, source.skipped(), delivered, time.monotonic() - begin)
 
 
-def work_off(settings: Settings, queue: Queue, progress: ProgressOf) -> int:
+def work_off(settings: Settings, queue: Queue, delivery: Delivery, progress: ProgressOf) -> int:
     """Work until nothing can be done now, delivering all along; return how much was delivered."""
-    delivery = Delivery(queue, consumers_of(settings))
     bury_the_dead(queue)
     if queue.is_due():
         watch = Watch(queue, delivery, progress("indexing series"))

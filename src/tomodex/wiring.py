@@ -32,7 +32,9 @@ def source_url(given: str) -> str:
         return given
     folder = Path(given).expanduser().absolute()
     if not folder.is_dir():
-        raise Misconfigured(f"{given} is not a folder; a source is a folder or a URL")
+        raise Misconfigured(
+            f"{given} is not a folder; a source is a folder, also with archives in it, or a URL"
+        )
     return f"folder://{quote(str(folder))}"
 
 
