@@ -293,15 +293,19 @@ def test_every_model_of_every_task_is_known():
 # --- what it is for -----------------------------------------------------------------------------
 
 
-def test_ct_and_mr_are_told_apart_by_values_below_zero(shelf):
+def test_a_model_sees_only_the_modality_it_was_trained_on(shelf):
+    """By what DICOM says, not by the values: a CT may have been cut off at zero."""
     shelf.put(297, DENSITY)
     shelf.put(852, DENSITY, channels=("MR",))
     of_ct = open_segmenter("totalsegmentator:")
     of_mr = open_segmenter("totalsegmentator:?task=total_mr")
     ct = scene(upright(), BALLS)
-    mr = Volume(np.maximum(ct.voxels, 0), ct.affine)
+    mr = Volume(ct.voxels, ct.affine, "MR")
+    cut_off = Volume(np.maximum(ct.voxels, 0), ct.affine)
     assert of_ct.segment(mr, ()) is None
     assert of_mr.segment(ct, ()) is None
+    assert of_mr.segment(cut_off, ()) is None
+    assert of_ct.segment(cut_off, ()) is not None
     assert set(measure(of_mr.segment(mr, ()))) == set(measure(of_ct.segment(ct, ()))) == set(BALLS)
 
 

@@ -50,7 +50,7 @@ def resample(
     for k, plane in enumerate(_planes(facing.voxels, *lines)):
         voxels[k] = plane
     step = [line.step for line in lines]
-    return Volume(voxels, facing.affine @ np.diag([*step, 1.0]))
+    return Volume(voxels, facing.affine @ np.diag([*step, 1.0]), volume.modality)
 
 
 def is_upright(volume: Volume) -> bool:
@@ -92,7 +92,7 @@ def straighten(
     reach = np.abs(np.linalg.solve(volume.affine, affine)[:3, :3]).sum(axis=1) / 2
     for k, places in enumerate(_places(shape, affine, volume.affine)):
         voxels[k] = _read(volume.voxels, places, reach)
-    return Volume(voxels, affine)
+    return Volume(voxels, affine, volume.modality)
 
 
 def carry_labels(
@@ -116,7 +116,8 @@ def face_patient(volume: Volume) -> Volume:
         to_old[old, new] = -1.0 if reversed_axes[new] else 1.0
         to_old[old, 3] = volume.voxels.shape[old] - 1 if reversed_axes[new] else 0
     turned = tuple(slice(None, None, -1 if back else 1) for back in reversed_axes)
-    return Volume(volume.voxels.transpose(axes)[turned], volume.affine @ to_old)
+    voxels = volume.voxels.transpose(axes)[turned]
+    return Volume(voxels, volume.affine @ to_old, volume.modality)
 
 
 def _orientation(affine: _Floats) -> tuple[tuple[int, ...], tuple[bool, ...]]:

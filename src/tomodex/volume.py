@@ -42,6 +42,7 @@ class Volume:
 
     voxels: npt.NDArray[np.int16]  #: (slices, rows, columns), HU
     affine: npt.NDArray[np.float64]  #: (4, 4), (slice, row, column, 1) -> LPS position, mm
+    modality: str = "CT"  #: (0008,0060): what the values mean, and which model understands them
 
     @property
     def voxel_volume_ml(self) -> float:
@@ -66,7 +67,7 @@ def load_volume(
     voxels = np.empty(geometry.shape, np.int16)
     for k, hu in enumerate(slices):
         voxels[k] = hu
-    return Volume(voxels, geometry.affine.copy())
+    return Volume(voxels, geometry.affine.copy(), instances[0].modality or "CT")
 
 
 def decode_slices(instances: Sequence[Instance], geometry: Geometry) -> Iterator[Slice]:

@@ -54,7 +54,7 @@ class TotalSegmentator:
 
     def segment(self, volume: Volume, stored: Sequence[Path]) -> Segmentation | None:
         """All that the task's models find; None where the volume is of another modality."""
-        return self._finder.find(volume) if _modality(volume) == self._modality else None
+        return self._finder.find(volume) if volume.modality == self._modality else None
 
 
 class NnUNet:
@@ -76,7 +76,7 @@ class NnUNet:
 
     def segment(self, volume: Volume, stored: Sequence[Path]) -> Segmentation | None:
         """All that the model finds; None where it is for CT and the volume is none."""
-        suits = not self._is_for_ct or _modality(volume) == "CT"
+        suits = not self._is_for_ct or volume.modality == "CT"
         return self._finder.find(volume) if suits else None
 
 
@@ -100,13 +100,6 @@ class _Finder:
             algorithm=self._algorithm,
             unmapped=tuple(sorted(name for n, name in self._foreign.items() if counts[n])),
         )
-
-
-def _modality(volume: Volume) -> Modality:
-    """CT or MR, by the values alone: a CT in HU shows air, gas or fat, all below 0; MR has no
-    values below 0.
-    """
-    return "CT" if volume.voxels.min() < 0 else "MR"
 
 
 def _require_grid(networks: Networks, task: Task) -> None:
