@@ -17,7 +17,6 @@ from tomodex.registry import path_of
 from tomodex.segmentation import Algorithm, Segmentation
 from tomodex.segmenters.totalsegmentator.models import (
     MODELS,
-    Modality,
     Task,
     find_model,
     find_results,
