@@ -58,7 +58,7 @@ class Image:
     tilt_deg: float
     box_min_mm: LPS  #: lowest LPS coordinates of any corner of its voxels
     box_max_mm: LPS  #: highest
-    corrected: tuple[str, ...] = ()  #: what was put right, such as "tilt" and "uneven_spacing"
+    corrected: tuple[str, ...] = ()  #: what was put right, "uneven_spacing"
     left_out: Mapping[str, int] = field(default_factory=dict)  #: instances not in it, by reason
 
 

@@ -240,8 +240,8 @@ def structures(
     if as_json:
         _print_json(found)
         return
-    headings = ("name", "meaning", "SNOMED CT", "RadLex")
-    rows = ((s.name, s.display, s.snomed, s.radlex) for s in found)
+    headings = ("name", "meaning", "German", "SNOMED CT", "RadLex")
+    rows = ((s.name, s.display, s.display_de, s.snomed, s.radlex) for s in found)
     _print(tables.rows_table(headings, rows))
 
 
