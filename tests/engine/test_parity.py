@@ -67,7 +67,7 @@ def phantom(name: str) -> Volume:
     return Volume(scan.hu.astype(np.int16), scan.affine)
 
 
-#: Which weights, how the official package adds up logits, and the volumes that it labels. `tiny` has
+#: Which weights, how the official package adds up logits, and what it labels. `tiny` has
 #: random weights, whose margins its sums in half precision round away: with them the official
 #: package has 0.994 to 0.997 of the labels that it has with sums in single precision (measured).
 RUNS = (
