@@ -99,7 +99,7 @@ def run_demo(folder: Path, settings: Settings, progress: ProgressOf) -> Report:
 
 def _what_came(summary: Summary, made: int) -> list[str]:
     """Segmentations are series too, which are used and not indexed."""
-    used = summary.rejected.get("segmentation", 0)
+    used = summary.rejected.get(tables.STORED, 0)
     rejected = sum(summary.rejected.values()) - used
     return [
         f"{made} phantom series: {summary.indexed} indexed, {used} of them from a stored "

@@ -16,6 +16,9 @@ from tomodex.selection import Check
 #: Attributes that a table of hits shows, when any of its rows has them.
 SHOWN = ("StudyDate", "PatientAge", "PatientSex", "SliceThickness", "Manufacturer")
 
+#: Reason of a series that is not indexed but used: it segments another one.
+STORED = "segmentation"
+
 
 def counts_line(page: Page) -> str:
     """The answer in one line: patients, studies, series."""
@@ -105,13 +108,17 @@ def states_table(states: Sequence[TaskState]) -> Table:
 def summary_lines(summary: Summary) -> list[str | Table]:
     """What came of indexing a source."""
     known = summary.found - summary.new
+    rejected = {why: n for why, n in summary.rejected.items() if why != STORED}
+    stored = summary.rejected.get(STORED, 0)
     lines: list[str | Table] = [
-        f"{summary.found:,} series found: {summary.new:,} new or changed, {known:,} known",
-        f"{summary.indexed:,} indexed, {sum(summary.rejected.values()):,} rejected, "
-        f"{summary.failed:,} failed, {summary.waiting:,} waiting; {summary.seconds:.1f} s",
+        f"{summary.found:,} series found: {summary.new:,} new or changed, {known:,} known; "
+        f"{summary.seconds:.1f} s",
+        f"in all now: {summary.indexed:,} indexed, {stored:,} stored segmentations, "
+        f"{sum(rejected.values()):,} rejected, {summary.failed:,} failed, "
+        f"{summary.waiting:,} waiting",
     ]
-    if summary.rejected:
-        lines += ["", counted_table("rejected", summary.rejected)]
+    if rejected:
+        lines += ["", counted_table("rejected", rejected)]
     if summary.skipped:
         lines += ["", f"files that hold no instance: {_counted(summary.skipped)}"]
     return lines

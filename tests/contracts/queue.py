@@ -188,6 +188,19 @@ class QueueContract:
         task = queue.lease("w", HOUR)
         assert (task.series.fingerprint, task.attempt) == ("b", 1)
 
+    @pytest.mark.parametrize("reason", ["", "too_few_slices"])
+    @pytest.mark.parametrize(("count", "replaces"), [(4, False), (120, False), (121, True)])
+    def test_a_copy_elsewhere_replaces_a_result_only_if_it_has_more(
+        self, queue, count, replaces, reason
+    ):
+        """Or two folders that hold a series, one of them in part, would take turns for ever."""
+        queue.put([new("1.2")])
+        settle_next(queue)
+        copy = new("1.2", fingerprint="b", reason=reason)
+        more = replace(copy.series, instance_count=count)
+        assert queue.put([replace(copy, series=more, source="folder:///copy")]) == replaces
+        assert queue.put([replace(copy, series=more)]) == (not replaces)
+
     @pytest.mark.parametrize(
         "outcome", [Rejected(reason="4d", sentence="4 phases"), Failed(sentence="KeyError")]
     )

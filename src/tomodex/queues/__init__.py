@@ -128,7 +128,9 @@ class Queue(Protocol):
 
         A series that is known with the same fingerprint is left as it is, whatever became of it,
         but a waiting one moves up if the new lane is more urgent, and one that only discovery has
-        rejected takes discovery's new judgement. One whose fingerprint changed starts anew.
+        rejected takes discovery's new judgement. One whose fingerprint changed starts anew, but
+        not where it was indexed and another source has no more instances of it: a partial copy
+        must not take the place of the whole.
         """
 
     def lease(self, worker: str, lease: timedelta) -> Task | None:

@@ -79,8 +79,12 @@ on conflict (series_uid, configuration) do update set
     lane = excluded.lane, study_date = excluded.study_date, status = excluded.status,
     reason = excluded.reason, sentence = excluded.sentence, updated_ms = excluded.updated_ms,
     due_ms = 0, attempt = 0, token = 0, worker = ''
-where (excluded.fingerprint <> '' and excluded.fingerprint <> fingerprint)
-   or (status = 'rejected' and attempt = 0 and reason <> excluded.reason)
+where ((excluded.fingerprint <> '' and excluded.fingerprint <> fingerprint)
+    or (status = 'rejected' and attempt = 0 and reason <> excluded.reason))
+   -- What was indexed stays, if another archive has no more of the series than the first.
+   and not (status = 'completed' and excluded.source <> source
+    and coalesce(excluded.series ->> '$.instance_count', 0)
+        <= coalesce(series ->> '$.instance_count', 0))
 """
 
 MOVE_UP = """
