@@ -40,13 +40,16 @@ QUIET = '{"totalseg_id": "x", "send_usage_stats": false, "statistics_disclaimer_
 
 
 def write_series(ct: Path, slices: int, folder: Path) -> None:
-    """The CT, magnified to 512 x 512 pixels and so many slices, in uncompressed files."""
+    """The CT, magnified to 512 x 512 pixels and so many slices, in uncompressed files.
+
+    Pixels are called 0.75 mm and slices 1 mm, as they often are, so 3 mm are 128 x 128 pixels.
+    """
     import nibabel
 
     image = nibabel.as_closest_canonical(nibabel.load(ct))
     source = np.asarray(image.dataobj).T[:, ::-1, ::-1].astype(np.float32)
     shape = (slices, 512, 512)
-    spacing = [3.0 * n / m for n, m in zip(source.shape, shape, strict=True)]
+    spacing = [1.0, 0.75, 0.75]
     places = [np.linspace(0, n - 1, m) for n, m in zip(source.shape, shape, strict=True)]
     uids = generate_uid(), generate_uid()
     for k, z in enumerate(places[0]):
