@@ -5,8 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+ENGINE := .venv-engine
 
-.PHONY: demo test check test-servers bench schema lock clean help
+.PHONY: demo test check test-servers test-engine bench bench-engine schema lock clean help
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -34,8 +35,20 @@ check: $(READY)  ## lint, types, import contract, docs
 test-servers: $(READY)  ## the tests that need real servers; a missing server fails
 	CI=true $(BIN)/python -m pytest -m server || { code=$$?; [ $$code -eq 5 ] && echo "no test needs a server yet"; }
 
-bench: $(READY)  ## every benchmark, one line of JSON each
-	@for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
+# Needs TOMODEX_TEST_WEIGHTS (a folder with `tiny` and `standin_297`) and TOMODEX_REAL_DATA.
+test-engine: $(READY) $(ENGINE)/ready  ## our labels against the official package, which it installs (7 GB)
+	TOMODEX_ENGINE_PYTHON=$(CURDIR)/$(ENGINE)/bin/python $(BIN)/python -m pytest -s tests/engine
+
+$(ENGINE)/ready: requirements/engine-parity.txt
+	$(PYTHON) -m venv $(ENGINE)
+	$(ENGINE)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/engine-parity.txt
+	@touch $(ENGINE)/ready
+
+bench: $(READY)  ## every benchmark that needs no weights, one line of JSON each
+	@for script in $(filter-out bench/engine.py,$(wildcard bench/*.py)); do $(BIN)/python $$script || exit 1; done
+
+bench-engine: $(READY)  ## the engine on a CT of 336 slices; needs weights, see the script
+	$(BIN)/python bench/engine.py
 
 schema: $(READY)  ## write the published JSON Schema anew, after a change of AnnotatedSeries
 	$(BIN)/python -m tests.annotated_series_schema
@@ -45,4 +58,4 @@ lock:  ## pin the newest allowed versions again (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-header pyproject.toml --group dev -c requirements/base.txt -o requirements/dev.txt
 
 clean:  ## remove what make made
-	rm -rf $(VENV) demo-data
+	rm -rf $(VENV) $(ENGINE) demo-data

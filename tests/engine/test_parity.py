@@ -1,7 +1,7 @@
 """Our labels against those of the official package, on the same weights: `make test-engine`.
 
 TOMODEX_ENGINE_PYTHON is the Python of an environment with requirements/engine-parity.txt;
-TOMODEX_WEIGHTS_FOLDER has `tiny` and `standin_297`, each a TOTALSEG_HOME_DIR. What was found is
+TOMODEX_TEST_WEIGHTS has `tiny` and `standin_297`, each a TOTALSEG_HOME_DIR. What was found is
 printed (pytest -s), a line of JSON for each volume.
 """
 
@@ -30,12 +30,12 @@ from tomodex.segmenters.totalsegmentator import TotalSegmentator
 from tomodex.volume import Volume, load_volume
 
 PYTHON = os.environ.get("TOMODEX_ENGINE_PYTHON", "")
-WEIGHTS = os.environ.get("TOMODEX_WEIGHTS_FOLDER", "")
+WEIGHTS = os.environ.get("TOMODEX_TEST_WEIGHTS", "")
 REAL = os.environ.get("TOMODEX_REAL_DATA", "")
 
 pytestmark = pytest.mark.skipif(
     not (PYTHON and WEIGHTS and REAL),
-    reason="TOMODEX_ENGINE_PYTHON, TOMODEX_WEIGHTS_FOLDER or TOMODEX_REAL_DATA is not set",
+    reason="TOMODEX_ENGINE_PYTHON, TOMODEX_TEST_WEIGHTS or TOMODEX_REAL_DATA is not set",
 )
 
 #: LPS <-> RAS, and our axes (slice, row, column) <-> NIfTI's.
