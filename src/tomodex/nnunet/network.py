@@ -181,9 +181,7 @@ class _Builder:
         variance = _mean(ops.squared_difference(node, mean))
         spread = ops.sqrt(ops.add(variance, ops.constant(np.float32(self._network.norm_eps))))
         scale = ops.divide(self._per_channel(f"{name}.weight", features), spread)
-        shift = ops.subtract(
-            self._per_channel(f"{name}.bias", features), ops.multiply(mean, scale)
-        )
+        shift = ops.subtract(self._per_channel(f"{name}.bias", features), ops.multiply(mean, scale))
         return ops.add(ops.multiply(node, scale), shift)
 
     def _relu(self, node: Node) -> Node:
