@@ -87,7 +87,7 @@ class Result:
 
     sequence: int  #: grows; a consumer keeps the last it has seen
     series_uid: str
-    annotated: AnnotatedSeries | None  #: None, a tombstone: gone from the archive, or rejected
+    annotated: AnnotatedSeries | None  #: None, a tombstone: withdrawn, or rejected by now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
