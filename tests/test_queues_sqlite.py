@@ -114,6 +114,7 @@ def test_no_wait_is_longer_than_an_hour(clock):
     for _ in range(1200):
         settle_next(queue, Retry(sentence="no answer"))
         clock.move(HOUR)
+        assert queue.is_due()
 
 
 def test_a_waiting_task_lets_others_pass(clock):
