@@ -82,7 +82,7 @@ class AnnotatedSeries:
 
     schema_version: str = SCHEMA_VERSION
     series: Series
-    image: Image
+    image: Image | None  #: None: the archive listed it, and nobody has read its pixels yet
     annotations: tuple[Annotation, ...]  #: largest first
     unmapped: tuple[str, ...] = ()  #: segments that our terminology has no name for
     provenance: Provenance

@@ -2,6 +2,7 @@
 
     Unsuitable     leave this series out, say why, go on          -> task "rejected"
     Unavailable    try again later, nothing is wrong with it      -> task "ready" again
+    Suspended      the same, and do not ask before a given time   -> task given back untried
     Misconfigured  tell the operator and stop                     -> exit code 2
     BadQuery       tell the person searching what to change       -> exit code 2, HTTP 400
 
@@ -9,6 +10,8 @@ Anything else that is raised is a bug: the task is "failed", with its traceback.
 """
 
 from __future__ import annotations
+
+from datetime import datetime
 
 
 class TomodexError(Exception):
@@ -26,6 +29,15 @@ class Unsuitable(TomodexError):
 
 class Unavailable(TomodexError):
     """A system outside did not answer as agreed; the same call may work later."""
+
+
+class Suspended(Unavailable):
+    """Nobody asks this archive now: it did not answer, or these are not its hours."""
+
+    def __init__(self, sentence: str, *, source: str, until: datetime) -> None:
+        super().__init__(sentence)
+        self.source = source  #: its URL, without secrets
+        self.until = until  #: with offset; asked again from then on
 
 
 class Misconfigured(TomodexError):

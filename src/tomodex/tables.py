@@ -7,7 +7,7 @@ from typing import get_args
 
 from rich.table import Table
 
-from tomodex.annotation import AnnotatedSeries, Annotation
+from tomodex.annotation import AnnotatedSeries, Annotation, Image
 from tomodex.indexing import Summary
 from tomodex.queues import Aside, Lane, Status, TaskState
 from tomodex.search import Hit, Page
@@ -62,12 +62,7 @@ def facts_table(annotated: AnnotatedSeries) -> Table:
     rows: dict[str, object] = {
         "StudyInstanceUID": annotated.series.study_uid,
         **annotated.series.attributes,
-        "voxels": " x ".join(map(str, image.shape)) + " (slices, rows, columns)",
-        "spacing": " x ".join(f"{mm:.4g}" for mm in image.spacing_mm) + " mm",
-        "slices are": f"{image.plane}, oblique {image.oblique_deg:.1f}°",
-        "gantry tilt": f"{image.tilt_deg:.1f}°",
-        "corrected": ", ".join(image.corrected) or "nothing",
-        "left out": _counted(image.left_out) or "nothing",
+        **(_image_facts(image) if image else {"voxels": "not read yet"}),
         "segmented by": _algorithm(annotated),
         "not named": ", ".join(annotated.unmapped) or "nothing",
         "terminology": made.terminology,
@@ -80,6 +75,17 @@ def facts_table(annotated: AnnotatedSeries) -> Table:
     for name, value in rows.items():
         table.add_row(name, _value(value))
     return table
+
+
+def _image_facts(image: Image) -> dict[str, object]:
+    return {
+        "voxels": " x ".join(map(str, image.shape)) + " (slices, rows, columns)",
+        "spacing": " x ".join(f"{mm:.4g}" for mm in image.spacing_mm) + " mm",
+        "slices are": f"{image.plane}, oblique {image.oblique_deg:.1f}°",
+        "gantry tilt": f"{image.tilt_deg:.1f}°",
+        "corrected": ", ".join(image.corrected) or "nothing",
+        "left out": _counted(image.left_out) or "nothing",
+    }
 
 
 def checks_table(checks: Iterable[Check]) -> Table:

@@ -8,13 +8,14 @@ stores its result and acknowledges it in one transaction, so nothing is lost and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal, Protocol, cast
 
 from tomodex.annotation import AnnotatedSeries
+from tomodex.probe import Probe
 from tomodex.registry import open_adapter
 from tomodex.series import Series
 
@@ -37,6 +38,7 @@ class NewTask:
     lane: Lane = "on-demand"
     reason: str = ""  #: code of why it is rejected; "" for a task that is wanted
     sentence: str = ""  #: the same for a person
+    listed: AnnotatedSeries | None = None  #: what to show of it while it waits, see `Queue.put`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,10 +133,13 @@ class Queue(Protocol):
         rejected takes discovery's new judgement. One whose fingerprint changed starts anew, but
         not where it was indexed and another source has no more instances of it: a partial copy
         must not take the place of the whole.
+
+        What a task says it has `listed` enters the results feed at once, unless a result of the
+        series and configuration stands there already.
         """
 
-    def lease(self, worker: str, lease: timedelta) -> Task | None:
-        """Take the task that is next, or None if there is none.
+    def lease(self, worker: str, lease: timedelta, avoiding: Collection[str] = ()) -> Task | None:
+        """Take the task that is next, or None if there is none; none of the sources `avoiding`.
 
         Lanes in their order, the oldest study first within one; now and then the least urgent
         lane, so that it never starves. A task whose lease ran out counts as ready.
@@ -204,6 +209,9 @@ class Queue(Protocol):
 
     def retry(self, status: Status = "failed", reason: str = "") -> int:
         """Make failed (or rejected) tasks ready again, all or those with one reason."""
+
+    def probe(self) -> Iterator[Probe]:
+        """Look whether it can be used, for `tomodex doctor`; raises nothing of its own."""
 
     def close(self) -> None:
         """Give back what it holds open."""

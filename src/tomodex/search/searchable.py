@@ -14,7 +14,7 @@ DERIVED: Mapping[str, Kind] = {
     "scan_length_mm": "number",  # from foot to head
     "tilt_deg": "number",
     "plane": "text",  # "axial", "coronal", "sagittal"
-    "segmented": "text",  # "yes", or "no" where only the tags are known
+    "segmented": "text",  # "yes", "no" where only the tags are known, "waiting" where it is to be
 }
 
 SEARCHABLE: Mapping[str, Kind] = {**ATTRIBUTES, **FREE_TEXT, **DERIVED}
@@ -24,6 +24,8 @@ def attributes_of(annotated: AnnotatedSeries) -> Mapping[str, str | float]:
     """Everything of `SEARCHABLE` that is known of a series; other keywords are left out."""
     image = annotated.image
     known = {k: v for k, v in annotated.series.attributes.items() if k in SEARCHABLE}
+    if image is None:
+        return {**known, "segmented": "waiting"}
     return {
         **known,
         "slice_count": image.shape[0],

@@ -7,10 +7,11 @@ The scheme of a URL picks one of these; see `registry.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, cast
 
 from tomodex.annotation import AnnotatedSeries
+from tomodex.probe import Probe
 from tomodex.registry import open_adapter
 
 ADAPTERS = {"ndjson": "tomodex.sinks.ndjson:NdjsonSink"}
@@ -28,6 +29,9 @@ class Sink(Protocol):
 
     def erase(self, series_uids: Sequence[str]) -> None:
         """Forget these, which the archive no longer has."""
+
+    def probe(self) -> Iterator[Probe]:
+        """Look whether it can be used, for `tomodex doctor`; raises nothing of its own."""
 
     def close(self) -> None:
         """Give back what it holds open."""

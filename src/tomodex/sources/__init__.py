@@ -8,9 +8,12 @@ The scheme of a URL picks one of these; see `registry.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Protocol, cast
 
+from tomodex.probe import Probe
 from tomodex.registry import open_adapter
 from tomodex.series import Listing, Series
 
@@ -23,16 +26,29 @@ class Progress(Protocol):
     def __call__(self, done: int, total: int | None) -> None: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """Studies from one day to another, both included, by their StudyDate (0008,0020)."""
+
+    first: date
+    last: date
+
+
 class Source(Protocol):
     """An archive to read from; nothing in it is ever changed."""
 
     url: str  #: what it was opened with, without secrets
 
-    def find(self, progress: Progress | None = None) -> Iterator[Listing]:
-        """List every series it holds, one at a time.
+    def find(
+        self, progress: Progress | None = None, window: Window | None = None
+    ) -> Iterator[Listing]:
+        """List every series it holds, one at a time; with a window, those of its studies alone.
+
+        What is listed is all there is: an archive that caps its answers is asked again in parts.
+        A study without date is in no window.
 
         Raises:
-            Unavailable: the archive did not answer.
+            Unavailable: the archive did not answer, or not wholly.
         """
 
     def describe(self, series_uid: str) -> Listing:
@@ -56,6 +72,9 @@ class Source(Protocol):
 
     def skipped(self) -> Mapping[str, int]:
         """How many files or objects of the last `find` hold no instance, by reason."""
+
+    def probe(self) -> Iterator[Probe]:
+        """Look whether it can be used, for `tomodex doctor`; raises nothing of its own."""
 
 
 def open_source(url: str, **context: object) -> Source:
