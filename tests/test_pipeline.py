@@ -119,6 +119,32 @@ def test_what_came_is_judged_again_before_it_is_loaded(archive):
     assert unsuitable.value.reason == "missing_slice"
 
 
+def test_a_series_whose_pixels_nobody_needed_is_whole_all_the_same(archive):
+    write_ball_series(archive)
+    opened = tools(archive, NoSegmenter("none:"))
+    series = only_series(opened)
+    broken = sorted(archive.iterdir())[7]
+    broken.write_bytes(broken.read_bytes()[:-100])
+    with pytest.raises(Unsuitable) as caught:
+        annotate_series(series, opened, "default")
+    assert caught.value.reason == "truncated"
+
+
+def test_what_a_segmenter_leaves_in_files_is_measured_before_they_are_gone(archive):
+    class Later(Threshold):
+        """Looks at no pixel itself."""
+
+        def segment(self, volume, stored):
+            labels = np.zeros(volume.shape, np.uint8)
+            labels[10, 20, 25] = 1
+            return Segmentation(volume, (labels,), ({1: "liver"},), Algorithm(name="later"))
+
+    write_ball_series(archive)
+    opened = tools(archive, Later())
+    (liver,) = annotate_series(only_series(opened), opened, "default").annotations
+    assert liver.measurement.mean_hu == 60
+
+
 def test_nothing_is_left_on_disk(archive, tmp_path, monkeypatch):
     scratch = tmp_path / "scratch"
     scratch.mkdir()

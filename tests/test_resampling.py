@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import tracemalloc
 from fractions import Fraction
+from itertools import permutations, product
 from math import ceil, floor, trunc
 
 import nibabel
@@ -129,6 +130,43 @@ def test_axes_are_ordered_as_nibabel_orders_them(seed):
     assert np.diag([-1, -1, 1, 1]) @ found.affine[:, [2, 1, 0, 3]] == pytest.approx(
         canonical.affine
     )
+
+
+class Unheld(Volume):
+    """A volume of which there is never more than a slice, as while it is decoded."""
+
+    @property
+    def shape(self):
+        return self._voxels.shape
+
+    @property
+    def voxels(self):
+        raise AssertionError("all voxels at once")
+
+    def slices(self):
+        self.taken = 0
+        for hu in self._voxels:
+            self.taken += 1
+            yield hu.copy()
+
+
+@pytest.mark.parametrize("spacing_mm", [MM, (0.7, 0.9, 1.1), (9, 50, 3)], ids=str)
+@pytest.mark.parametrize("back", list(product((1, -1), repeat=3)), ids=str)
+@pytest.mark.parametrize("axes", list(permutations(range(3))), ids=str)
+def test_slices_that_come_one_by_one_are_resampled_to_the_same_voxels(axes, back, spacing_mm):
+    hu = np.random.default_rng(5).integers(-1024, 3000, (7, 9, 8)).astype(np.int16)
+    affine = np.eye(4)
+    affine[:3, :3] = (np.diag([1.3, 1.7, 2.1]) * back)[:, axes]
+    held, coming = Volume(hu, affine), Unheld(hu, affine)
+    if abs(affine[2, 0]) == 0:  # coronal and sagittal slices are needed all at once
+        with pytest.raises(AssertionError, match="at once"):
+            resample(coming, spacing_mm)
+        return
+    found, wanted = resample(coming, spacing_mm), resample(held, spacing_mm)
+    assert (found.voxels == wanted.voxels).all()
+    assert (found.affine == wanted.affine).all()
+    # Also those that nothing is read from: one of them may be broken.
+    assert coming.taken == 7
 
 
 def test_nothing_is_copied_to_face_the_patient():

@@ -28,7 +28,7 @@ from tomodex.errors import Unavailable, Unsuitable
 from tomodex.geometry import find_geometry
 from tomodex.instance import Instance, read_instance
 from tomodex.pixels import decode_frame
-from tomodex.volume import Volume, decode_slices, load_volume
+from tomodex.volume import Volume, decode_slices, load_volume, open_volume
 
 RLE, JPEG_LS = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80"
 
@@ -257,6 +257,72 @@ def test_slices_stream_in_the_order_of_the_volume(tmp_path):
     geometry = find_geometry(instances)
     streamed = np.stack(list(decode_slices(instances, geometry)))
     assert np.array_equal(streamed, load_volume(instances, geometry).voxels)
+
+
+def test_a_volume_in_files_is_the_volume_they_make(tmp_path):
+    instances = written(tmp_path, classic(stored_values()))
+    geometry = find_geometry(instances)
+    filed, loaded = open_volume(instances, geometry), load_volume(instances, geometry)
+    assert filed.shape == loaded.shape == (6, 40, 50)
+    assert np.array_equal(np.stack(list(filed.slices())), loaded.voxels)
+    assert np.array_equal(filed.voxels, loaded.voxels)
+    assert filed.voxels is filed.voxels
+    assert np.array_equal(filed.affine, loaded.affine)
+    assert filed.modality == loaded.modality == "CT"
+
+
+def test_slices_of_a_volume_in_files_come_as_often_as_they_are_asked_for(tmp_path):
+    instances = written(tmp_path, classic(stored_values()))
+    filed = open_volume(instances, find_geometry(instances))
+    once, again = list(filed.slices()), list(filed.slices())
+    assert np.array_equal(once, again)
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(Unsuitable):
+        list(filed.slices())
+
+
+def test_voxels_that_were_decoded_are_decoded_no_more(tmp_path):
+    instances = written(tmp_path, classic(stored_values()))
+    filed = open_volume(instances, find_geometry(instances))
+    voxels = filed.voxels
+    for path in tmp_path.iterdir():
+        path.unlink()
+    assert np.array_equal(np.stack(list(filed.slices())), voxels)
+    filed.require_pixels()
+
+
+@pytest.mark.parametrize("looked_at", [0, 3])
+def test_a_broken_slice_is_told_also_where_nobody_looked(tmp_path, looked_at):
+    instances = written(tmp_path, classic(stored_values(), transfer_syntax=JPEG_LS))
+    geometry = find_geometry(instances)
+    last = Path(instances[geometry.slices[-1][0]].path)
+    last.write_bytes(last.read_bytes().replace(b"\xff\xd8", b"\x00\x00"))
+    filed = open_volume(instances, geometry)
+    slices = filed.slices()
+    for _ in range(looked_at):
+        next(slices)
+    with pytest.raises(Unsuitable, match="slice 6 of 6"):
+        filed.require_pixels()
+
+
+def test_pixels_that_were_looked_at_are_not_decoded_again_to_be_sure(tmp_path):
+    instances = written(tmp_path, classic(stored_values()))
+    filed = open_volume(instances, find_geometry(instances))
+    list(filed.slices())
+    for path in tmp_path.iterdir():
+        path.unlink()
+    filed.require_pixels()
+
+
+def test_a_volume_that_could_not_be_decoded_once_is_not_believed_later(tmp_path):
+    instances = written(tmp_path, classic(stored_values(), transfer_syntax=JPEG_LS))
+    broken = Path(instances[3].path)
+    broken.write_bytes(broken.read_bytes().replace(b"\xff\xd8", b"\x00\x00"))
+    filed = open_volume(instances, find_geometry(instances))
+    for _ in range(2):
+        with pytest.raises(Unsuitable):
+            _ = filed.voxels
 
 
 def test_slices_are_decoded_side_by_side(tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ from tomodex.selection import Rules, select
 from tomodex.series import Listing, Series
 from tomodex.sources import Source
 from tomodex.terminology import Terminology
-from tomodex.volume import Volume, load_volume
+from tomodex.volume import FiledVolume, Volume, open_volume
 
 #: What can change a number in a result, so its version goes into provenance.
 SOFTWARE = ("tomodex", "numpy", "pydicom", "imagecodecs")
@@ -43,10 +43,10 @@ class Tools:
 
 
 def annotate_series(series: Series, tools: Tools, configuration: str) -> AnnotatedSeries:
-    """Retrieve, select, load, segment, measure and annotate one series; keep nothing on disk.
+    """Retrieve, select, open, segment, measure and annotate one series; keep nothing on disk.
 
     Raises:
-        Unsuitable: its instances do not make a volume that is wanted.
+        Unsuitable: its instances do not make a volume that is wanted, or not one that is whole.
         Unavailable: the source did not deliver it.
     """
     started = _now()
@@ -55,11 +55,12 @@ def annotate_series(series: Series, tools: Tools, configuration: str) -> Annotat
         with _timed(seconds, "retrieve"):
             files = tools.source.retrieve(series, into=Path(scratch))
         with _timed(seconds, "load"):
-            volume, image = load_series(series, files, tools)
+            volume, image = open_series(series, files, tools)
         with _timed(seconds, "segment"):
             segmentation = segment(series, volume, tools, Path(scratch))
-    with _timed(seconds, "measure"):
-        annotations = measure_and_code(segmentation, tools.terminology)
+            volume.require_pixels()
+        with _timed(seconds, "measure"):
+            annotations = measure_and_code(segmentation, tools.terminology)
     return AnnotatedSeries(
         series=series,
         image=image,
@@ -78,13 +79,16 @@ def annotate_series(series: Series, tools: Tools, configuration: str) -> Annotat
     )
 
 
-def load_series(series: Series, files: Sequence[Path], tools: Tools) -> tuple[Volume, Image]:
-    """The volume that the files make, judged once more by the headers that really came."""
+def open_series(series: Series, files: Sequence[Path], tools: Tools) -> tuple[FiledVolume, Image]:
+    """The volume that the files make, judged once more by the headers that really came.
+
+    Its pixels are decoded when a segmenter takes them, and then or never held all at once.
+    """
     instances = tuple(found for found in map(tools.read, files) if found is not None)
     chosen = select(Listing(series=series, instances=instances), tools.rules)
     if chosen.geometry is None:
         raise Unsuitable(chosen.reason, chosen.sentence)
-    volume = load_volume(chosen.instances, chosen.geometry)
+    volume = open_volume(chosen.instances, chosen.geometry)
     return volume, describe(volume, chosen.geometry, chosen.left_out)
 
 
@@ -108,11 +112,10 @@ def measure_and_code(
 
 def describe(volume: Volume, geometry: Geometry, left_out: Mapping[str, int]) -> Image:
     """What a search or a viewer needs to know of a volume that is not kept."""
-    slices, rows, columns = volume.voxels.shape
     steps = np.linalg.norm(volume.affine[:3, :3], axis=0)
     lowest, highest = _corners(volume)
     return Image(
-        shape=(slices, rows, columns),
+        shape=volume.shape,
         spacing_mm=_lps(steps),
         affine=tuple(tuple(map(float, row)) for row in volume.affine),
         plane=geometry.plane,
@@ -133,7 +136,7 @@ def software_versions() -> Mapping[str, str]:
 
 def _corners(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
     """Lowest and highest LPS coordinates, (3,) each in mm, of the corners of the volume."""
-    ends = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in volume.voxels.shape])).reshape(3, 8)
+    ends = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in volume.shape])).reshape(3, 8)
     corners = volume.affine[:3, :3] @ ends + volume.affine[:3, 3:]
     return corners.min(axis=1), corners.max(axis=1)
 

@@ -52,7 +52,7 @@ class Segmentation:
             raise ValueError("labels are from 1 to 255; 0 is background")
         if len(self.names) != len(self.layers):
             raise ValueError(f"{len(self.names)} tables of names, {len(self.layers)} layers")
-        grid = self.volume.voxels.shape
+        grid = self.volume.shape
         for layer in self.layers:
             if layer.shape != grid or layer.dtype != np.uint8:
                 raise ValueError(f"a layer is {layer.dtype} {layer.shape}, not uint8 {grid}")

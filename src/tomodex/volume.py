@@ -7,7 +7,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from math import isfinite, prod
 from pathlib import Path
@@ -32,7 +31,6 @@ _TIGHTEST = 15_000
 Slice = npt.NDArray[np.int16]  #: (rows, columns), HU
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Volume:
     """Voxels with their place in the patient.
 
@@ -40,14 +38,106 @@ class Volume:
     nothing is resampled to make it simpler.
     """
 
-    voxels: npt.NDArray[np.int16]  #: (slices, rows, columns), HU
     affine: npt.NDArray[np.float64]  #: (4, 4), (slice, row, column, 1) -> LPS position, mm
-    modality: str = "CT"  #: (0008,0060): what the values mean, and which model understands them
+    modality: str  #: (0008,0060): what the values mean, and which model understands them
+
+    def __init__(
+        self,
+        voxels: npt.NDArray[np.int16],
+        affine: npt.NDArray[np.float64],
+        modality: str = "CT",
+    ) -> None:
+        self._voxels = voxels
+        self.affine = affine
+        self.modality = modality
+
+    @property
+    def voxels(self) -> npt.NDArray[np.int16]:
+        """(slices, rows, columns), HU."""
+        return self._voxels
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(slices, rows, columns)."""
+        slices, rows, columns = self.voxels.shape
+        return slices, rows, columns
 
     @property
     def voxel_volume_ml(self) -> float:
         """Size of one voxel, also where the gantry is tilted."""
         return abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+
+    def slices(self) -> Iterator[Slice]:
+        """Its slices in their order, for whoever takes one after the other and needs no two."""
+        return iter(self.voxels)
+
+
+class FiledVolume(Volume):
+    """A volume whose voxels still lie in files.
+
+    `slices` decodes them while they are taken, and holds a few. `voxels` decodes all when it is
+    first asked for them, and keeps them. Both raise what `load_volume` raises.
+    """
+
+    def __init__(self, instances: Sequence[Instance], geometry: Geometry) -> None:
+        self.affine = geometry.affine.copy()
+        self.modality = instances[0].modality or "CT"
+        self._instances = instances
+        self._geometry = geometry
+        self._kept: npt.NDArray[np.int16] | None = None
+        self._was_read = False
+
+    @property
+    def voxels(self) -> npt.NDArray[np.int16]:
+        """(slices, rows, columns), HU."""
+        if self._kept is None:
+            slices = self._decode()
+            voxels = np.empty(self.shape, np.int16)
+            for k, hu in enumerate(slices):
+                voxels[k] = hu
+            self._kept = voxels
+        return self._kept
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(slices, rows, columns), known from the headers."""
+        return self._geometry.shape
+
+    def slices(self) -> Iterator[Slice]:
+        """Its slices in their order, decoded on all cores a few ahead."""
+        return self._decode() if self._kept is None else iter(self._kept)
+
+    def require_pixels(self) -> None:
+        """Decode what nobody has taken: a broken series must not pass because nobody looked.
+
+        Raises:
+            Unsuitable: as `load_volume`.
+            Unavailable: as `load_volume`.
+        """
+        if not self._was_read:
+            deque(self._decode(), maxlen=0)
+
+    def _decode(self) -> Iterator[Slice]:
+        # Not a generator itself: files that are too small are refused before anybody makes room.
+        return self._to_the_end(decode_slices(self._instances, self._geometry))
+
+    def _to_the_end(self, slices: Iterator[Slice]) -> Iterator[Slice]:
+        yield from slices
+        self._was_read = True
+
+
+def open_volume(
+    instances: Sequence[Instance], geometry: Geometry, max_voxels: int = MAX_VOXELS
+) -> FiledVolume:
+    """The volume of `geometry`, its pixels not looked at yet.
+
+    Raises:
+        Unsuitable: there are more than `max_voxels` (too_large).
+    """
+    if prod(geometry.shape) > max_voxels:
+        found = " x ".join(map(str, geometry.shape))
+        raise Unsuitable("too_large", f"{found} voxels are more than {max_voxels}")
+    return FiledVolume(instances, geometry)
 
 
 def load_volume(
@@ -60,14 +150,8 @@ def load_volume(
             no_pixels, truncated, unreadable or no_rescale; or there are too many (too_large).
         Unavailable: a file cannot be read.
     """
-    if prod(geometry.shape) > max_voxels:
-        found = " x ".join(map(str, geometry.shape))
-        raise Unsuitable("too_large", f"{found} voxels are more than {max_voxels}")
-    slices = decode_slices(instances, geometry)
-    voxels = np.empty(geometry.shape, np.int16)
-    for k, hu in enumerate(slices):
-        voxels[k] = hu
-    return Volume(voxels, geometry.affine.copy(), instances[0].modality or "CT")
+    filed = open_volume(instances, geometry, max_voxels)
+    return Volume(filed.voxels, filed.affine, filed.modality)
 
 
 def decode_slices(instances: Sequence[Instance], geometry: Geometry) -> Iterator[Slice]:

@@ -71,7 +71,7 @@ class DicomSegSegmenter:
 
     def segment(self, volume: Volume, stored: Sequence[Path]) -> Segmentation | None:
         """What the SEG objects in `stored` show of our structures; None where that is nothing."""
-        found = _Found(Canvas(volume.voxels.shape))
+        found = _Found(Canvas(volume.shape))
         for seg in _newest_first(stored):
             try:
                 self._add(seg, volume, found)

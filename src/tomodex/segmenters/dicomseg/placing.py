@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -57,8 +58,8 @@ class Placer:
 
     def __init__(self, seg: Seg, volume: Volume) -> None:
         self._affine = volume.affine
-        self._shape = volume.voxels.shape
-        self._work_left = _MAX_WORK * volume.voxels.size
+        self._shape = volume.shape
+        self._work_left = _MAX_WORK * prod(volume.shape)
         planes = np.stack([frame.affine for frame in seg.frames])
         slices_mm = np.abs(planes[:, :3, 0] @ volume.affine[:3, 0])
         corners = _find_corners(planes, seg, volume)

@@ -62,10 +62,12 @@ class Networks:
         Raises:
             Unsuitable: it is too large for the models (too_large).
         """
-        grid = resample(volume, self.spacing_mm)
         if is_upright(volume):
+            grid = resample(volume, self.spacing_mm)
             return grid, self._label_upright(grid)
+        # Needs all slices at once, which are then at hand for the grid, too.
         upright = straighten(volume, self.spacing_mm)
+        grid = resample(volume, self.spacing_mm)
         return grid, carry_labels(self._label_upright(upright), upright, grid)
 
     def load(self, which: int) -> Engine:
