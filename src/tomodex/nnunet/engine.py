@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tomodex.errors import Misconfigured
-from tomodex.nnunet.inference import Image, Labels, Progress, predict
+from tomodex.nnunet.inference import Progress, predict
 from tomodex.nnunet.model import ModelFolder, read_model
 from tomodex.nnunet.openvino import OpenVinoRuntime, Precision
-from tomodex.nnunet.runtime import Runtime
+from tomodex.nnunet.runtime import Labels, Runtime
+from tomodex.nnunet.scaled import Image
 from tomodex.nnunet.weights import load_weights
 
 
@@ -21,7 +22,6 @@ class Engine:
     model: ModelFolder
     runtime: Runtime
     step: float  #: from tile to tile, as a share of the tile
-    threads: int
 
     def segment(self, image: Image, progress: Progress | None = None) -> Labels:
         """The label of every voxel, (z, y, x), of an image (channels, z, y, x).
@@ -32,14 +32,7 @@ class Engine:
             ValueError: the image has not the channels of the model, or no voxel.
             Unsuitable: it is too large for this engine (too_large).
         """
-        return predict(
-            self.runtime,
-            self.model,
-            image,
-            step=self.step,
-            threads=self.threads,
-            progress=progress,
-        )
+        return predict(self.runtime, self.model, image, step=self.step, progress=progress)
 
 
 def load_engine(
@@ -71,7 +64,6 @@ def load_engine(
         model=model,
         runtime=OpenVinoRuntime(model, weights, precision, count),
         step=step,
-        threads=count,
     )
 
 

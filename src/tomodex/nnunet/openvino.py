@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import numpy as np
@@ -10,8 +11,11 @@ import numpy.typing as npt
 
 from tomodex.errors import Misconfigured
 from tomodex.nnunet.checkpoint import Weights
+from tomodex.nnunet.merging import open_slices_here
 from tomodex.nnunet.model import ModelFolder
 from tomodex.nnunet.network import build_head, build_network
+from tomodex.nnunet.runtime import OpenSlices, TileWeights
+from tomodex.nnunet.scaled import ScaledImage
 from tomodex.nnunet.silent_openvino import ov
 
 Precision = Literal["f32", "bf16"]
@@ -39,12 +43,19 @@ class OpenVinoRuntime:
         self._head = _compile(core, head, "f32", threads)
         self._sums = np.zeros((_VOXELS, model.architecture.features[0]), np.float32)
         self._weights = np.zeros((_VOXELS, 1), np.float32)
+        self._threads = threads
         self.description = {
             "runtime": "OpenVINO",
             "runtime_version": ov.get_version(),
             "device": "CPU",
             "precision": precision,
         }
+
+    def open_slices(
+        self, image: ScaledImage, weights: TileWeights, features: int
+    ) -> AbstractContextManager[OpenSlices]:
+        """Slices whose sums are kept in this machine's memory, one tile at a time."""
+        return open_slices_here(self, image, weights, features, self._threads)
 
     def features(self, patch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """(*patch, features), in memory that the next call writes anew."""

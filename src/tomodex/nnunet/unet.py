@@ -24,9 +24,7 @@ _N = TypeVar("_N")
 class Layers(Protocol[_N]):
     """What a U-Net is made of; a node is an image with channels, somewhere in it."""
 
-    def convolve(
-        self, node: _N, name: str, channels: Channels, kernel: Three, stride: Three
-    ) -> _N:
+    def convolve(self, node: _N, name: str, channels: Channels, kernel: Three, stride: Three) -> _N:
         """A convolution and its instance norm; the image keeps its size but for the stride."""
 
     def project(self, node: _N, name: str, channels: Channels) -> _N:
@@ -152,9 +150,8 @@ def _convolve(
     stride: Three,
 ) -> _N:
     """`count` convolutions one after the other; the first changes channels and size."""
-    before, features = channels
+    same = (channels[1], channels[1])
     node = layers.activate(layers.convolve(image, f"{name}.0", channels, kernel, stride))
     for k in range(1, count):
-        same = (features, features)
         node = layers.activate(layers.convolve(node, f"{name}.{k}", same, kernel, (1, 1, 1)))
     return node
