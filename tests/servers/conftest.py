@@ -1,0 +1,9 @@
+"""Real servers for the tests, each started on a free port of the loopback interface.
+
+Fixtures live in one module for each server; they are named here so that pytest finds them.
+"""
+
+from __future__ import annotations
+
+from tests.servers.dcmqrscp import dcmqrscp as dcmqrscp
+from tests.servers.orthanc import orthanc as orthanc
