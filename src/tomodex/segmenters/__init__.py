@@ -3,6 +3,7 @@
     dicomseg:          DICOM SEG objects that the archive holds already    dicomseg/
     totalsegmentator:  TotalSegmentator's published models                 totalsegmentator/
     nnunet:            any other model that nnU-Net trained                totalsegmentator/
+    reference:         the official TotalSegmentator package, to compare   reference/
     none:              nothing: the series is findable by its tags alone   none.py
 
 The scheme of a URL picks one of these; see `registry.py`.
@@ -22,6 +23,7 @@ ADAPTERS = {
     "dicomseg": "tomodex.segmenters.dicomseg:DicomSegSegmenter",
     "totalsegmentator": "tomodex.segmenters.totalsegmentator:TotalSegmentator",
     "nnunet": "tomodex.segmenters.totalsegmentator:NnUNet",
+    "reference": "tomodex.segmenters.reference:Reference",
     "none": "tomodex.segmenters.none:NoSegmenter",
 }
 
