@@ -69,3 +69,23 @@ def test_an_error_does_not_repeat_the_value():
     with pytest.raises(Misconfigured) as wrong:
         load_settings()
     assert "hunter2" not in str(wrong.value)
+
+
+def test_archives_are_named_in_a_table():
+    Path("tomodex.toml").write_text('[sources]\npacs = "dimse://T@pacs:104/A?simultaneous=1"\n')
+    assert load_settings().sources == {"pacs": "dimse://T@pacs:104/A?simultaneous=1"}
+
+
+@pytest.mark.parametrize(
+    ("toml", "says"),
+    [
+        ('pacs = "dimse://user:hunter2@pacs:104/A"', "the URL of pacs holds a password"),
+        ('"a b" = "dimse://pacs:104/A"', "has letters, digits"),
+        ('pacs = "dimse://[hunter2"', "a URL or a folder"),
+    ],
+)
+def test_a_wrong_source_says_what_is_wrong_and_no_secret(toml, says):
+    Path("tomodex.toml").write_text(f"[sources]\n{toml}\n")
+    with pytest.raises(Misconfigured, match=says) as wrong:
+        load_settings()
+    assert "hunter2" not in str(wrong.value)

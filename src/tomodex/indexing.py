@@ -20,7 +20,7 @@ from tomodex.selection import load_rules
 from tomodex.settings import Settings
 from tomodex.sinks import Sink
 from tomodex.sources import Progress
-from tomodex.wiring import annotator_of, consumers_of, index_of, queue_of, source_of
+from tomodex.wiring import annotator_of, consumers_of, index_of, queue_of, source_of, with_source
 from tomodex.worker import Stop, bury_the_dead, run_workers, work
 
 log = logging.getLogger(__name__)
@@ -47,22 +47,25 @@ class Summary:
     seconds: float
 
 
-def index_source(settings: Settings, url: str, lane: Lane, progress: ProgressOf) -> Summary:
+def index_source(given: Settings, source: str, lane: Lane, progress: ProgressOf) -> Summary:
     """List a source, work off the queue, and deliver the results.
+
+    `source` is a name that the settings give one, a URL or a folder.
 
     Raises:
         Unavailable: the source or the index did not answer; what was done is kept.
         Misconfigured: something is missing that a worker would miss only later.
     """
     begin = time.monotonic()
+    settings = with_source(given, source)
     for segmenter in settings.segmenters:
         require_segmenter(segmenter)
     queue = queue_of(settings)
-    source = source_of(settings, url)
+    archive = source_of(settings, source)
     # Before a listing that may take hours: what is wrong with a sink shows now.
     delivery = Delivery(queue, consumers_of(settings))
     discovery = discover(
-        source,
+        archive,
         load_rules(settings.rules),
         queue,
         lane=lane,
@@ -70,7 +73,7 @@ def index_source(settings: Settings, url: str, lane: Lane, progress: ProgressOf)
         progress=progress("looking through files"),
     )
     delivered = work_off(settings, queue, delivery, progress)
-    return _summary(queue, discovery, source.skipped(), delivered, time.monotonic() - begin)
+    return _summary(queue, discovery, archive.skipped(), delivered, time.monotonic() - begin)
 
 
 def work_off(settings: Settings, queue: Queue, delivery: Delivery, progress: ProgressOf) -> int:

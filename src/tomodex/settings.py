@@ -8,12 +8,14 @@ names a file that does.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -23,6 +25,9 @@ from pydantic_settings import (
 )
 
 from tomodex.errors import Misconfigured
+
+#: What a source may be called: it stands on command lines and in logs.
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*", re.ASCII)
 
 Origin = Literal["default", "file", "environment", "command line"]
 
@@ -44,6 +49,10 @@ class Settings(BaseSettings):
     )
     queue: str = Field("", description="URL of the queue; empty: a SQLite file in `data`.")
     index: str = Field("", description="URL of the index; empty: a DuckDB file in `data`.")
+    sources: dict[str, str] = Field(
+        {},
+        description="Archives by a name of your choice: their URLs with options, or folders.",
+    )
     sinks: tuple[str, ...] = Field((), description="URLs of other consumers of the results.")
     segmenters: tuple[str, ...] = Field(
         ("dicomseg:", "none:"),
@@ -78,6 +87,20 @@ class Settings(BaseSettings):
         "warning", description="What is written to stderr, as JSON lines."
     )
 
+    @field_validator("sources")
+    @classmethod
+    def _hold_no_password(cls, sources: dict[str, str]) -> dict[str, str]:
+        """They are shown, logged and kept with results."""
+        for name, url in sources.items():
+            if not NAME.fullmatch(name):
+                raise ValueError("a source's name has letters, digits, - and _")
+            if _has_password(url):
+                raise ValueError(
+                    f"the URL of {name} holds a password; name where it is, as "
+                    "?password=file:/run/secrets/pacs"
+                )
+        return sources
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -100,6 +123,13 @@ class Settings(BaseSettings):
     @property
     def key_file(self) -> Path:
         return self.pseudonym_key_file or self.data / "pseudonym.key"
+
+
+def _has_password(url: str) -> bool:
+    try:
+        return urlsplit(url).password is not None
+    except ValueError:  # such as an unclosed bracket
+        raise ValueError("a source is a URL or a folder") from None
 
 
 def load_settings(**command_line: Any) -> Settings:

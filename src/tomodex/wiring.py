@@ -11,9 +11,11 @@ from tomodex.annotation import AnnotatedSeries
 from tomodex.errors import Misconfigured
 from tomodex.indexes import Index, open_index
 from tomodex.instance import read_instance
+from tomodex.options import without_query
 from tomodex.pipeline import Tools, annotate_series
 from tomodex.pseudonym import load_key, pseudonymizer
 from tomodex.queues import Queue, Task, open_queue
+from tomodex.registry import path_of
 from tomodex.segmenters import open_segmenter
 from tomodex.selection import load_rules
 from tomodex.settings import Settings
@@ -28,21 +30,68 @@ def source_url(given: str) -> str:
     Raises:
         Misconfigured: the folder is not there.
     """
+    url = _url(given)
+    if url != given and not path_of(url).is_dir():
+        raise Misconfigured(
+            f"{given} is not a folder; a source is a folder, also with archives in it, a URL, or "
+            "a name that the settings give one"
+        )
+    return url
+
+
+def _url(given: str) -> str:
     if urlsplit(given).scheme and "://" in given:
         return given
-    folder = Path(given).expanduser().absolute()
-    if not folder.is_dir():
+    return f"folder://{quote(str(Path(given).expanduser().absolute()))}"
+
+
+def configured_url(settings: Settings, given: str) -> str:
+    """The URL, with all its options, of what a person or a task calls a source.
+
+    A name is looked up in the settings. A URL without options, as tasks carry it, gets those of the
+    configured source with that URL; one that has options of its own is left as it is.
+
+    Raises:
+        Misconfigured: it is neither; or two configured sources differ in their options only, so
+            that nobody could tell whose a task is.
+    """
+    if given in settings.sources:
+        return source_url(settings.sources[given])
+    url = source_url(given)
+    if urlsplit(url).query:
+        return url
+    same = _with_the_url(settings, url)
+    if len(same) > 1:
         raise Misconfigured(
-            f"{given} is not a folder; a source is a folder, also with archives in it, or a URL"
+            f"the sources {', '.join(same)} have the same URL but for their options, so tasks "
+            "cannot tell them apart"
         )
-    return f"folder://{quote(str(folder))}"
+    return _url(settings.sources[same[0]]) if same else url
 
 
-def source_of(settings: Settings, url: str) -> Source:
-    """The archive that `url` names, which gives pseudonyms only."""
+def with_source(settings: Settings, given: str) -> Settings:
+    """Settings whose workers open this source as it was given, options included.
+
+    Raises:
+        Misconfigured: as `configured_url`.
+    """
+    url = configured_url(settings, given)
+    same = _with_the_url(settings, without_query(url))
+    others = {name: u for name, u in settings.sources.items() if name not in same}
+    name = same[0] if same else without_query(url)
+    return settings.model_copy(update={"sources": {**others, name: url}})
+
+
+def _with_the_url(settings: Settings, bare: str) -> list[str]:
+    """Names of the configured sources that have this URL without its options."""
+    return sorted(name for name, u in settings.sources.items() if without_query(_url(u)) == bare)
+
+
+def source_of(settings: Settings, given: str) -> Source:
+    """The archive that a name or URL means, which gives pseudonyms only."""
     _make_data_folder(settings.data)
     return open_source(
-        url,
+        configured_url(settings, given),
         pseudonymize=pseudonymizer(load_key(settings.key_file)),
         state=settings.data,
         free_text=settings.free_text,

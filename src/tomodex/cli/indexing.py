@@ -20,7 +20,9 @@ from tomodex.cli.shared import (
 
 
 def index(
-    source: Annotated[str, typer.Argument(help="A folder, or a URL such as folder:///data.")],
+    source: Annotated[
+        str, typer.Argument(help="A folder, a URL, or the name of a configured source.")
+    ],
     workers: Annotated[
         int | None, typer.Option(metavar="N", help="Worker processes; 1 if not set.")
     ] = None,
@@ -37,13 +39,12 @@ def index(
     """Index everything a source holds, then say what became of it."""
     from tomodex.indexing import index_source
     from tomodex.tables import summary_lines
-    from tomodex.wiring import source_url
     from tomodex.worker import leave_on_sigterm
 
     leave_on_sigterm()
     settings = settings_of_run(workers=workers, segmenters=segmenter, rules=rules)
     with progress_bars() as progress:
-        summary = index_source(settings, source_url(source), lane.value, progress)
+        summary = index_source(settings, source, lane.value, progress)
     if as_json:
         print_json(summary)
     else:
