@@ -55,6 +55,55 @@ def marked(text: str) -> str:
     return text[slice(*place)]
 
 
+SEX = Has(keyword="PatientSex", values=("F",))
+AGE = Has(keyword="PatientAge", interval=Interval(low=40, high=60))
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        (
+            "the whole sacrum, women 40-60, slices <= 1.5 mm",
+            "sacrum complete and PatientSex = F and PatientAge 40..60 and SliceThickness <= 1.5",
+        ),
+        ("left autochthonous muscle between heart and L1", "autochthon_left between heart and L1"),
+        ("liver, heart or spleen", "liver and (heart or spleen)"),
+        (
+            "Leber, Schichtdicke <= 3 mm, Jahr 2019..2020",
+            "liver, SliceThickness <= 3, date 2019..2020",
+        ),
+        ("slice thickness 1..2", "SliceThickness 1..2"),
+        ("slice thickness 1-2 mm", "SliceThickness 1..2"),
+        ("sex = weiblich", "PatientSex = F"),
+        ("PatientSex in (female, Other)", "PatientSex in (F, O)"),
+        ("not men", "not PatientSex = M"),
+    ],
+)
+def test_everyday_words_mean_what_keywords_do(text: str, same: str) -> None:
+    assert meaning(text) == meaning(same)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "women 40-60",
+        "women 40\N{EN DASH}60",
+        "Frauen 40 bis 60",
+        "women aged 40-60",
+        "female 40..60 years",
+        "women Alter 40..60",
+        "women age 40-60 years",
+    ],
+)
+def test_people_have_a_sex_and_may_have_an_age(text: str) -> None:
+    assert meaning(text) == And(terms=(SEX, AGE))
+
+
+def test_a_month_is_not_taken_for_a_range_of_years() -> None:
+    assert meaning("date = 2020-02") == meaning("StudyDate 2020-02-01..2020-02-29")
+    assert "compared with what" in str(complaint("date 2020-02"))
+
+
 def test_an_empty_search_finds_everything() -> None:
     assert parse("  ", WORDS) == Query(text="  ", term=None)
 
@@ -268,7 +317,8 @@ def test_after_a_year_begins_when_it_is_over() -> None:
         ("L1-L5", "L1-L5", "L1..L5"),
         ("PatentAge 40..60", "PatentAge 40", "PatientAge"),
         ("Slicethicknes <= 1.5", "Slicethicknes", "SliceThickness"),
-        ("age <= 40", "age", "PatientAge"),
+        ("age 40", "age 40", "PatientAge = 40"),
+        ("women liver", "women liver", "women and liver"),
         ("PatientAge 60..40", "PatientAge 60..40", "40..60"),
         ("PatientAge ..60", "PatientAge ..60", "PatientAge <= 60"),
         ("Manufacturer = GE MEDICAL", "GE MEDICAL", 'Manufacturer = "GE MEDICAL"'),
@@ -299,7 +349,8 @@ def test_an_error_marks_the_place_and_offers_what_was_meant(
         ("liver and or heart", "or", "something is missing before 'or'"),
         ("(liver", "", "')' is missing"),
         ("liver)", ")", "there is no '('"),
-        ("liver, heart", ",", "'and' or 'or' is missing"),
+        ("liver,", "", "a name or value is missing"),
+        (", liver", ",", "a name or value is missing"),
         ("liver complete heart", "heart", "'and' or 'or' is missing"),
         ("SliceThickness <= 1,5", ",", "decimals are written with a point"),
         ("liver volume > 3 HU", "3 HU", "volume is in ml"),

@@ -17,6 +17,7 @@ from tomodex.search.bounds import (
     number_interval,
 )
 from tomodex.search.complaint import Complaint
+from tomodex.search.everyday import ends_of, keyword_of, sex_of, value_of
 from tomodex.search.mention import Member, Mention, bounds_of, branches_of, mention_of, phrase_of
 from tomodex.search.query import (
     Above,
@@ -67,14 +68,14 @@ class Meaning:
             Complaint: a name, keyword, number or date means nothing.
         """
         branches = branches_of(tree)
-        return self._term(branches[0]) if branches else None
+        return self._all(branches) if branches else None
 
     def _term(self, tree: Tree[Token]) -> Term:
         match tree.data:
             case "disjunction":
                 return Or(terms=tuple(map(self._term, branches_of(tree))))
             case "conjunction":
-                return And(terms=tuple(map(self._term, branches_of(tree))))
+                return self._all(branches_of(tree))
             case "opposite":
                 return Not(term=self._term(branches_of(tree)[0]))
             case "compared":
@@ -82,6 +83,17 @@ class Meaning:
             case "one_of":
                 return self._one_of(tree)
         return self._about_structures(str(tree.data), [mention_of(b) for b in branches_of(tree)])
+
+    def _all(self, branches: Sequence[Tree[Token]]) -> Term:
+        """All of them; "women 40-60" adds its two terms to the others."""
+        parts: list[Term] = []
+        for branch in branches:
+            match self._term(branch):
+                case And(terms=terms) if branch.data == "single":
+                    parts += terms
+                case term:
+                    parts.append(term)
+        return And(terms=tuple(parts)) if len(parts) > 1 else parts[0]
 
     def _about_structures(self, kind: str, mentions: Sequence[Mention]) -> Term:
         match kind:
@@ -99,17 +111,11 @@ class Meaning:
 
     def _single(self, mention: Mention) -> Term:
         member = mention.members[0]
-        if mention.bare and member.last and _keyword(member.first.words[0]):
-            return self._attribute_range(member.first, member.last)
+        if mention.bare and sex_of(member.first.words[0]):
+            return _people(member)
+        if mention.bare and (ranged := _ranged(member)):
+            return _has(*ranged)
         return self._shows(mention)
-
-    def _attribute_range(self, first: Phrase, last: Phrase) -> Term:
-        keyword = _keyword(first.words[0])
-        if len(first.words) == 1:
-            offer = f"{keyword} <= {last.text}"
-            raise Complaint("the range has no lower end", first.start, last.end, (offer,))
-        low = Phrase(words=first.words[1:], start=first.start, end=first.end)
-        return _has(keyword, Bounds(sign="=", low=low, high=last))
 
     def _covers(self, mention: Mention) -> Shows:
         if mention.states or mention.quantifier:
@@ -186,10 +192,9 @@ class Meaning:
         )
 
     def _unknown(self, phrase: Phrase) -> NoReturn:
-        keyword = _keyword(phrase.text)
-        if keyword:
-            offers = (f"{keyword} = ...", f"{keyword} 1..2")
-            raise Complaint(f"{keyword} is compared with what?", phrase.start, phrase.end, offers)
+        for length in range(len(phrase.words), 0, -1):
+            if keyword := keyword_of(" ".join(phrase.words[:length])):
+                _no_comparison(keyword, phrase, " ".join(phrase.words[length:]))
         raise Complaint(
             f"no structure is called {phrase.text!r}",
             phrase.start,
@@ -211,14 +216,14 @@ class Meaning:
     def _compared(self, tree: Tree[Token]) -> Term:
         words, signed = branches_of(tree)
         phrase, bounds = phrase_of(words), bounds_of(signed)
-        keyword = _keyword(phrase.text)
+        keyword = keyword_of(phrase.text)
         if not keyword:
             self._no_attribute(phrase, bounds)
         return _has(keyword, bounds)
 
     def _one_of(self, tree: Tree[Token]) -> Term:
         words, *values = map(phrase_of, branches_of(tree))
-        keyword = _keyword(words.text)
+        keyword = keyword_of(words.text)
         if not keyword:
             self._no_attribute(words, Bounds(sign="=", low=values[0], high=None))
         if SEARCHABLE[keyword] == "text":
@@ -238,6 +243,58 @@ class Meaning:
             phrase.end,
             _close_keywords(phrase.text),
         )
+
+
+def _no_comparison(keyword: str, phrase: Phrase, rest: str) -> NoReturn:
+    offers = (f"{keyword} = {rest or '...'}", f"{keyword} 1..2")
+    raise Complaint(f"{keyword} is compared with what?", phrase.start, phrase.end, offers)
+
+
+def _people(member: Member) -> Term:
+    """ "women", "women 40..60", "Frauen Alter 40-60"."""
+    sex, *rest = member.first.words
+    people = Has(keyword="PatientSex", values=(sex_of(sex),))
+    if not rest and not member.last:
+        return people
+    named = rest if keyword_of(rest[0]) == "PatientAge" else ["PatientAge", *rest]
+    first = Phrase(words=tuple(named), start=member.first.start, end=member.first.end)
+    ranged = _ranged(Member(first=first, last=member.last))
+    if not ranged:
+        sentence = f"{sex!r} takes an age, or 'and' before what comes next"
+        offers = (f"{sex} 40..60", f"{sex} and {' '.join(rest)}")
+        raise Complaint(sentence, member.first.start, member.end, offers)
+    return And(terms=(people, _has(*ranged)))
+
+
+def _ranged(member: Member) -> tuple[str, Bounds] | None:
+    """The attribute and range of "PatientAge 40..60", "age 40-60"; None where it is none."""
+    phrase, last = member.first, member.last
+    if last is None:
+        return _hyphened(phrase)
+    if keyword := keyword_of(phrase.text):
+        offer = f"{keyword} <= {last.text}"
+        raise Complaint("the range has no lower end", phrase.start, last.end, (offer,))
+    # The lower end may have a unit after it: "age 40 years..60".
+    for length in range(len(phrase.words) - 1, 0, -1):
+        if keyword := keyword_of(" ".join(phrase.words[:length])):
+            low = Phrase(words=phrase.words[length:], start=phrase.start, end=phrase.end)
+            return keyword, Bounds(sign="=", low=low, high=last)
+    return None
+
+
+def _hyphened(phrase: Phrase) -> tuple[str, Bounds] | None:
+    """A range of numbers as people type it, "age 40-60"; 2020-02 is a month."""
+    for length in range(len(phrase.words) - 1, 0, -1):
+        keyword, ends = keyword_of(" ".join(phrase.words[:length])), ends_of(phrase.words[length])
+        if keyword and ends and SEARCHABLE[keyword] == "number":
+            low, high = ends
+            place = {"start": phrase.start, "end": phrase.end}
+            return keyword, Bounds(
+                sign="=",
+                low=Phrase(words=(low,), **place),
+                high=Phrase(words=(high, *phrase.words[length + 1 :]), **place),
+            )
+    return None
 
 
 def _match(mention: Mention) -> Match:
@@ -305,12 +362,7 @@ def _text_value(keyword: str, phrase: Phrase) -> str:
     if len(phrase.words) > 1:
         offer = f'{keyword} = "{phrase.text}"'
         raise Complaint("a value of several words needs quotes", phrase.start, phrase.end, (offer,))
-    return phrase.text
-
-
-def _keyword(text: str) -> str:
-    """The attribute that `text` names in any case; "" if none."""
-    return _KEYWORDS.get(text.casefold(), "")
+    return value_of(keyword, phrase.text)
 
 
 def _close_keywords(text: str) -> tuple[str, ...]:

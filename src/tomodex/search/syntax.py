@@ -32,12 +32,16 @@ RESERVED = {"STATE", "QUANTIFIER", "ARTICLE", "_COVERS", "_SHOWING", "_NOT"}
 
 def tree_of(text: str) -> Tree[Token]:
     """The syntax tree of `text`, as query.lark names its parts."""
-    from lark import UnexpectedInput
+    from lark import Tree, UnexpectedInput
 
     try:
-        return _parser().parse(text)
+        tree = _parser().parse(text)
     except UnexpectedInput as fault:
         raise _complaint(text, fault) from None
+    for child in tree.children:
+        if not isinstance(child, Tree):  # a comma between two terms
+            _refuse_decimal(text, child)
+    return tree
 
 
 def is_plain(text: str, words: int) -> bool:
@@ -84,8 +88,8 @@ def _about_token(text: str, fault: UnexpectedToken) -> Complaint:
         end = len(text.rstrip())
         return Complaint(_missing(accepted), end, end)
     start, end = token.start_pos or 0, token.end_pos or 0
-    if token.type == "COMMA" and _is_decimal(text, start):
-        return Complaint("decimals are written with a point", start, end)
+    if token.type == "COMMA":
+        _refuse_decimal(text, token)
     if "WORD" in accepted:
         return _where_a_name_belongs(token, start, end)
     if token.type == "RPAR":
@@ -118,5 +122,7 @@ def _missing(accepted: set[str]) -> str:
     return "something is missing"
 
 
-def _is_decimal(text: str, comma: int) -> bool:
-    return text[comma - 1 : comma].isdigit() and text[comma + 1 : comma + 2].isdigit()
+def _refuse_decimal(text: str, comma: Token) -> None:
+    place = comma.start_pos or 0
+    if text[place - 1 : place].isdigit() and text[place + 1 : place + 2].isdigit():
+        raise Complaint("decimals are written with a point", place, place + 1)
