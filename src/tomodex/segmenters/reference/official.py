@@ -245,11 +245,12 @@ def main() -> None:
     stay_offline()
     try:
         package = Package(wanted["task"], wanted["resolution"], wanted["device"])
+        send(answers, {"names": package.names, **describe_software()})
+        answer(package, requests, answers)
     except ImportError as missing:
         send(answers, {"missing": missing.name or str(missing)})
-        return
-    send(answers, {"names": package.names, **describe_software()})
-    answer(package, requests, answers)
+    finally:
+        shutil.rmtree(wanted["folder"], ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -38,8 +38,13 @@ CONFIG = {
     "statistics_disclaimer_shown": True,
 }
 
-#: Variables that would bring modules of another environment, or another folder of weights.
-_FOREIGN = ("PYTHONPATH", "PYTHONHOME", "TOTALSEG_WEIGHTS_PATH")
+#: Variables that the package gets, by how they begin: what finds programs, and what computes. All
+#: others might hold secrets, or lead to modules and weights of another environment.
+_PASSED = (
+    *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_", "TZ", "LD_LIBRARY_PATH"),
+    *("OMP_", "MKL_", "KMP_", "OPENBLAS_", "CUDA_", "NVIDIA_", "TORCH_", "PYTORCH_", "nnUNet_"),
+    *("MALLOC_", "THP_"),
+)
 
 #: LPS <-> RAS.
 _TURN = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -201,18 +206,12 @@ def _start(job: Job, folder: Path) -> subprocess.Popen[bytes]:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Ours, without secrets and what leads to other modules, and with places of its own."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("TOMODEX_") and name not in _FOREIGN
-    }
-    places = {
+    return {
+        **{name: value for name, value in os.environ.items() if name.startswith(_PASSED)},
         "TOTALSEG_HOME_DIR": str(folder / "home"),
         "TMPDIR": str(folder),
         "MPLCONFIGDIR": str(folder),
     }
-    return {**kept, **places}
 
 
 def _kill_overdue(process: subprocess.Popen[bytes], overdue: Event) -> None:
