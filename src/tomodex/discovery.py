@@ -13,7 +13,7 @@ from itertools import islice
 
 from tomodex.queues import Lane, NewTask, Queue
 from tomodex.selection import Rules, select
-from tomodex.series import Series
+from tomodex.series import Listing, Series
 from tomodex.sources import Progress, Source
 
 log = logging.getLogger(__name__)
@@ -69,15 +69,20 @@ def _tasks(
 ) -> Iterator[NewTask]:
     """A task for each series of the source, wanted or rejected."""
     for listing in source.find(progress):
-        verdict = select(listing, rules)
-        yield NewTask(
-            series=listing.series if verdict.wanted else _judged(listing.series, rules),
-            source=source.url,
-            configuration=configuration,
-            lane=lane,
-            reason="" if verdict.wanted else verdict.reason,
-            sentence="" if verdict.wanted else verdict.sentence,
-        )
+        yield task_of(listing, source.url, rules, lane, configuration)
+
+
+def task_of(listing: Listing, source: str, rules: Rules, lane: Lane, configuration: str) -> NewTask:
+    """The task for one series of the source with that URL, wanted or rejected."""
+    verdict = select(listing, rules)
+    return NewTask(
+        series=listing.series if verdict.wanted else _judged(listing.series, rules),
+        source=source,
+        configuration=configuration,
+        lane=lane,
+        reason="" if verdict.wanted else verdict.reason,
+        sentence="" if verdict.wanted else verdict.sentence,
+    )
 
 
 def _judged(series: Series, rules: Rules) -> Series:
