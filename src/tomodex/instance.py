@@ -74,6 +74,9 @@ HINTS = (
 #: Frames that one instance may describe; a whole-body dynamic CT has some thousands.
 MAX_FRAMES = 65_536
 
+#: First value of Software Versions (0018,1020) in every image that `tomodex.phantom` draws.
+PHANTOM_MARKER = "TOMODEX-PHANTOM 1"
+
 MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
 #: What images of these SOP classes are where nothing else says it: anonymisers blank Modality.
 _MODALITIES = dict.fromkeys(
@@ -140,6 +143,11 @@ class Instance:
     referenced_sop_uids: tuple[
         str, ...
     ] = ()  #: some of its source images, where it names no series
+
+    @property
+    def is_phantom(self) -> bool:
+        """Was it drawn by `tomodex.phantom`?"""
+        return str(self.attributes.get("SoftwareVersions", "")).split("\\")[0] == PHANTOM_MARKER
 
 
 def read_instance(

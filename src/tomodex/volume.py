@@ -40,16 +40,20 @@ class Volume:
 
     affine: npt.NDArray[np.float64]  #: (4, 4), (slice, row, column, 1) -> LPS position, mm
     modality: str  #: (0008,0060): what the values mean, and which model understands them
+    is_phantom: bool  #: `tomodex.phantom` drew it, by the header of each of its instances
 
     def __init__(
         self,
         voxels: npt.NDArray[np.int16],
         affine: npt.NDArray[np.float64],
         modality: str = "CT",
+        *,
+        is_phantom: bool = False,
     ) -> None:
         self._voxels = voxels
         self.affine = affine
         self.modality = modality
+        self.is_phantom = is_phantom
 
     @property
     def voxels(self) -> npt.NDArray[np.int16]:
@@ -82,6 +86,7 @@ class FiledVolume(Volume):
     def __init__(self, instances: Sequence[Instance], geometry: Geometry) -> None:
         self.affine = geometry.affine.copy()
         self.modality = instances[0].modality or "CT"
+        self.is_phantom = all(instance.is_phantom for instance in instances)
         self._instances = instances
         self._geometry = geometry
         self._kept: npt.NDArray[np.int16] | None = None
@@ -151,7 +156,7 @@ def load_volume(
         Unavailable: a file cannot be read.
     """
     filed = open_volume(instances, geometry, max_voxels)
-    return Volume(filed.voxels, filed.affine, filed.modality)
+    return Volume(filed.voxels, filed.affine, filed.modality, is_phantom=filed.is_phantom)
 
 
 def decode_slices(instances: Sequence[Instance], geometry: Geometry) -> Iterator[Slice]:

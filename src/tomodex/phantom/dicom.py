@@ -10,12 +10,13 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage
 
+from tomodex.instance import PHANTOM_MARKER
 from tomodex.phantom.cases import Case
 from tomodex.phantom.scan import Scan
 
 #: First value of Software Versions (0018,1020) in every image that this package draws. What must
 #: refuse real patients, such as the phantom model, looks for this; a person sees Image Comments.
-MARKER = "TOMODEX-PHANTOM 1"
+MARKER = PHANTOM_MARKER
 COMMENT = "Synthetic phantom drawn by Tomodex. Not a patient, not for diagnosis."
 
 #: Private group of the phantom's own elements, and who claims it there.
