@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tomodex.errors import Misconfigured
+from tomodex.nnunet.checkpoint import Weights
+from tomodex.nnunet.devices import Device, Kernels, Precision
 from tomodex.nnunet.inference import Progress, predict
 from tomodex.nnunet.model import ModelFolder, read_model
-from tomodex.nnunet.openvino import OpenVinoRuntime, Precision
+from tomodex.nnunet.openvino import OpenVinoRuntime
 from tomodex.nnunet.runtime import Labels, Runtime
 from tomodex.nnunet.scaled import Image
 from tomodex.nnunet.weights import load_weights
@@ -31,6 +34,7 @@ class Engine:
         Raises:
             ValueError: the image has not the channels of the model, or no voxel.
             Unsuitable: it is too large for this engine (too_large).
+            Unavailable: others have left too little of the GPU's memory.
         """
         return predict(self.runtime, self.model, image, step=self.step, progress=progress)
 
@@ -38,33 +42,60 @@ class Engine:
 def load_engine(
     folder: Path,
     *,
+    device: Device = "cpu",
     precision: Precision = "f32",
     step: float = 0.8,
     cache: Path,
     threads: int | None = None,
+    batch: int | None = None,
+    kernels: Kernels = "eager",
 ) -> Engine:
-    """The model in `folder`, which nnU-Net trained, ready to be used on the CPU.
+    """The model in `folder`, which nnU-Net trained, ready to be used.
 
     Args:
-        precision: "f32" gives the labels of the official package; "bf16" is about twice as fast
-            where the CPU has it, and a few voxels in a thousand differ.
+        device: "cuda" needs torch, which is not imported for "cpu".
+        precision: "f32" gives the labels of the official package; "bf16" and, on a GPU, "f16" are
+            faster where there are instructions for them, and a few voxels in a thousand differ.
         step: TotalSegmentator takes 0.8; nnU-Net's own default is 0.5.
         cache: where the weights are kept in a form that loads fast; made if it is not there.
         threads: None takes all cores that this process may use.
+        batch: how many tiles a GPU works on at once, at most; None as its memory has it.
+        kernels: how torch runs the layers.
 
     Raises:
-        Misconfigured: the model cannot be read or run, or the CPU has no bf16.
+        Misconfigured: the model cannot be read or run, or not so on this device.
+        Unavailable: others have left too little of the GPU's memory.
     """
     if not 0 < step <= 1:
         raise Misconfigured(f"step {step}: tiles lie more than 0 and at most 1 tile apart")
     model = read_model(folder)
     weights = load_weights(model, cache)
-    count = threads or _usable_cores()
-    return Engine(
-        model=model,
-        runtime=OpenVinoRuntime(model, weights, precision, count),
-        step=step,
-    )
+    if device == "cpu":
+        runtime = _openvino(model, weights, precision, threads or _usable_cores())
+    else:
+        runtime = _torch(model, weights, precision, device, batch, kernels)
+    return Engine(model=model, runtime=runtime, step=step)
+
+
+def _openvino(model: ModelFolder, weights: Weights, precision: Precision, threads: int) -> Runtime:
+    if precision == "f16":
+        raise Misconfigured("precision f16 is for GPUs; a CPU computes in f32 and, some, in bf16")
+    return OpenVinoRuntime(model, weights, precision, threads)
+
+
+def _torch(
+    model: ModelFolder,
+    weights: Weights,
+    precision: Precision,
+    device: Device,
+    batch: int | None,
+    kernels: Kernels,
+) -> Runtime:
+    # It takes seconds to import, and most installations have none.
+    from tomodex.nnunet.torch_runtime import TorchRuntime
+
+    place: Literal["cuda", "cpu"] = "cuda" if device == "cuda" else "cpu"
+    return TorchRuntime(model, weights, precision, device=place, batch=batch, kernels=kernels)
 
 
 def _usable_cores() -> int:

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tomodex.errors import Misconfigured
+from tomodex.nnunet.devices import Device, Kernels, Precision
 from tomodex.nnunet.engine import Engine, load_engine
 from tomodex.nnunet.model import ModelFolder, read_model
-from tomodex.nnunet.openvino import Precision
 from tomodex.resampling import carry_labels, is_upright, resample, straighten
 from tomodex.segmenters.totalsegmentator.body import find_body
 from tomodex.segmenters.totalsegmentator.merging import merge_labels, number_labels
@@ -74,10 +74,13 @@ class Networks:
         """One of the models, ready to be used."""
         return _load(
             self.folders[which],
+            self.options.chosen_device,
             self.options.chosen_precision,
             self.options.step,
             self.options.cache_folder,
             self.options.threads,
+            self.options.batch,
+            self.options.kernels,
         )
 
     def _label_upright(self, grid: Volume) -> Labels:
@@ -121,10 +124,26 @@ def read_networks(folders: Sequence[Path], options: Options, axes: Axes | None) 
 
 @lru_cache(maxsize=1)
 def _load(
-    folder: Path, precision: Precision, step: float, cache: Path, threads: int | None
+    folder: Path,
+    device: Device,
+    precision: Precision,
+    step: float,
+    cache: Path,
+    threads: int | None,
+    batch: int | None,
+    kernels: Kernels,
 ) -> Engine:
     """The model that was used last stays: one takes up to 3 GB, five would take all there is."""
-    return load_engine(folder, precision=precision, step=step, cache=cache, threads=threads)
+    return load_engine(
+        folder,
+        device=device,
+        precision=precision,
+        step=step,
+        cache=cache,
+        threads=threads,
+        batch=batch,
+        kernels=kernels,
+    )
 
 
 def _axes_of(folder: Path) -> Axes:

@@ -10,10 +10,10 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tomodex.errors import Misconfigured
-from tomodex.nnunet.openvino import Precision
+from tomodex.nnunet.devices import Device, Kernels, Precision, Wish, find_device
 
-#: exact: the labels of the official package. fast: in bf16, which a few in a thousand voxels
-#: notice. crop: in bf16 and around the body only, which about one in a hundred voxels notices.
+#: exact: the labels of the official package. fast: in half precision, which a few in a thousand
+#: voxels notice. crop: so and around the body only, which about one in a hundred voxels notices.
 Mode = Literal["exact", "fast", "crop"]
 
 #: The axes that a model knows images by, from their first voxel on: to the right, to the front
@@ -31,10 +31,20 @@ class Options(BaseModel):
     step: float = Field(0.8, gt=0, le=1)  #: from tile to tile, as a share of the tile
     threads: int | None = Field(None, ge=1, le=1024)  #: None: all cores
     cache: Path | None = None  #: for weights that were converted; None: the user's cache folder
+    device: Wish = "cpu"
+    batch: int | None = Field(None, ge=1, le=64)  #: tiles at once on a GPU; None: as memory has it
+    kernels: Kernels = "eager"  #: how a GPU runs layers
+
+    @property
+    def chosen_device(self) -> Device:
+        """Raises Misconfigured where a GPU is asked for that is not there."""
+        return find_device(self.device)
 
     @property
     def chosen_precision(self) -> Precision:
-        return self.precision or ("f32" if self.mode == "exact" else "bf16")
+        if self.precision or self.mode == "exact":
+            return self.precision or "f32"
+        return "bf16" if self.chosen_device == "cpu" else "f16"
 
     @property
     def cache_folder(self) -> Path:
