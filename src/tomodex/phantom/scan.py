@@ -25,16 +25,21 @@ class Scan:
 
 def scan_body(case: Case, seed: int) -> Scan:
     """Scan the patient of a case; another seed makes another patient of the same sex."""
-    body = draw_body(
+    body = find_body(case, seed)
+    affine, shape = find_grid(case, body)
+    labels, hu = voxelize(body, affine, shape, case.noise_hu)
+    return Scan(labels=labels, hu=hu, affine=affine)
+
+
+def find_body(case: Case, seed: int) -> Body:
+    """The patient of a case, as they lie on the table."""
+    return draw_body(
         sex=case.patient.sex,
         seed=1000 * seed + case.patient.seed,
         arms=case.arms,
         position=case.position,
         enhancement_hu=case.enhancement_hu,
     )
-    affine, shape = find_grid(case, body)
-    labels, hu = voxelize(body, affine, shape, case.noise_hu)
-    return Scan(labels=labels, hu=hu, affine=affine)
 
 
 def find_grid(case: Case, body: Body) -> tuple[Affine, tuple[int, int, int]]:
