@@ -62,6 +62,11 @@ class Settings(BaseSettings):
         None,
         description="Folder with the weights of models; empty: where TotalSegmentator keeps them.",
     )
+    reference_python: Path | None = Field(
+        None,
+        description="Python of the environment with the official TotalSegmentator package; empty: "
+        "this one.",
+    )
     rules: Path | None = Field(
         None, description="TOML file that overlays the packaged selection rules."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from tomodex.annotation import AnnotatedSeries
 from tomodex.errors import Misconfigured
@@ -145,8 +145,8 @@ def consumer_names(settings: Settings) -> tuple[str, ...]:
 
 
 def segmenter_urls(settings: Settings) -> tuple[str, ...]:
-    """The segmenters, those of published models with the folder that the weights lie in."""
-    return tuple(_with_weights(url, settings.weights) for url in settings.segmenters)
+    """The segmenters, with what the settings say of all of their kind."""
+    return tuple(_with_places(url, settings) for url in settings.segmenters)
 
 
 def weights_folder(settings: Settings) -> Path:
@@ -156,12 +156,20 @@ def weights_folder(settings: Settings) -> Path:
     return find_results(settings.weights)
 
 
-def _with_weights(url: str, weights: Path | None) -> str:
+def _with_places(url: str, settings: Settings) -> str:
+    """The URL with the places on this machine that it needs and does not say itself."""
+    places = {
+        "totalsegmentator": {"weights": settings.weights},
+        "reference": {"weights": settings.weights, "python": settings.reference_python},
+    }
     parts = urlsplit(url)
-    if parts.scheme != "totalsegmentator" or weights is None or "weights=" in parts.query:
-        return url
-    given = urlencode({"weights": str(weights.absolute())})
-    return parts._replace(query="&".join(filter(None, (parts.query, given)))).geturl()
+    said = parse_qs(parts.query)
+    more = {
+        name: str(place.absolute())
+        for name, place in places.get(parts.scheme, {}).items()
+        if place is not None and name not in said
+    }
+    return parts._replace(query="&".join(filter(None, (parts.query, urlencode(more))))).geturl()
 
 
 def tools_of(settings: Settings, url: str) -> Tools:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
 from tomodex.errors import Misconfigured
 from tomodex.nnunet.checkpoint import read_checkpoint
@@ -25,9 +26,14 @@ from tomodex.segmenters.totalsegmentator.options import TaskOptions
 from tomodex.terminology import Terminology, load_terminology
 from tomodex.volume import Volume
 
-#: Seconds for an image of no size, and for a million voxels of the grid and each model.
+#: Seconds for any image, and for a million voxels of the grid and each model: on two cores that
+#: do something else too, 7 and 10 were measured.
+BASE_S = 10.0
+S_PER_MILLION = 15.0
+
+#: A series may take this many times what its size lets expect, and so many seconds besides.
+DEADLINE_FACTOR = 10.0
 DEADLINE_S = 300.0
-DEADLINE_S_PER_MILLION = 100.0
 
 
 class ReferenceOptions(Options):
@@ -38,7 +44,7 @@ class ReferenceOptions(Options):
     weights: Path | None = None  #: None: where the environment says
     python: Path | None = None  #: None: the one that runs this
     device: Literal["cpu", "gpu"] = "cpu"
-    deadline_s: float | None = None  #: for any series; None: by its size
+    deadline_s: float | None = Field(None, gt=0)  #: for any series; None: by its size
 
 
 class Reference:
@@ -88,33 +94,42 @@ class Reference:
             unmapped=tuple(sorted(name for n, name in self._foreign.items() if counts[n])),
         )
 
+    def seconds(self, volume: Volume) -> float:
+        """About how long that takes on two cores."""
+        steps = np.linalg.norm(volume.affine[:3, :3], axis=0) / self._task.spacing_mm
+        millions = float(np.prod(np.maximum(1.0, volume.shape * steps))) / 1e6
+        return BASE_S + S_PER_MILLION * millions * len(self._task.models)
+
     def _label(self, volume: Volume) -> tuple[Volume, Labels]:
         """The volume on the model's grid, and a label for each of its voxels."""
         spacing_mm = (self._task.spacing_mm,) * 3
-        grid = resample(volume, spacing_mm)
         if is_upright(volume):
-            return grid, self._ask(volume, grid)
+            labels = self._ask(volume)
+            grid = resample(volume, spacing_mm)
+            return grid, self._on(grid, labels)
         upright = straighten(volume, spacing_mm)
-        return grid, carry_labels(self._ask(upright, upright), upright, grid)
+        grid = resample(volume, spacing_mm)
+        return grid, carry_labels(self._on(upright, self._ask(upright)), upright, grid)
 
-    def _ask(self, volume: Volume, grid: Volume) -> Labels:
-        """What the package says of a volume, which it brings onto the grid by itself."""
+    def _ask(self, volume: Volume) -> Labels:
         if not self._official.is_alive:
             self._official = Official(self._job)
-        labels = self._official.label(volume, self._deadline_s(grid))
-        if labels.shape != grid.voxels.shape:
-            ours, theirs = (" x ".join(map(str, s)) for s in (grid.voxels.shape, labels.shape))
+        deadline_s = DEADLINE_S + DEADLINE_FACTOR * self.seconds(volume)
+        return self._official.label(volume, self._options.deadline_s or deadline_s)
+
+    def _on(self, grid: Volume, labels: Labels) -> Labels:
+        """The labels, if they lie on this grid.
+
+        Raises:
+            Misconfigured: they do not.
+        """
+        if labels.shape != grid.shape:
+            ours, theirs = (" x ".join(map(str, shape)) for shape in (grid.shape, labels.shape))
             raise Misconfigured(
                 f"the official TotalSegmentator {self._algorithm.version} labels a grid of "
                 f"{theirs} voxels, where {ours} are expected: another version is needed"
             )
         return labels
-
-    def _deadline_s(self, grid: Volume) -> float:
-        if self._options.deadline_s is not None:
-            return self._options.deadline_s
-        millions = grid.voxels.size * len(self._task.models) / 1e6
-        return DEADLINE_S + DEADLINE_S_PER_MILLION * millions
 
 
 def _require_plain_weights(networks: Networks) -> None:
