@@ -1,0 +1,40 @@
+"""An annotated series as HL7 FHIR R5: at most five resources, and the transaction that brings them.
+
+naming.py      systems, canonical URLs and ids that are the same on every machine
+resources.py   Patient, ImagingStudy, BodyStructure, Device, Provenance
+observing.py   Observations, one for each number, for those who ask
+bundle.py      a transaction, by id or by conditions
+
+What is filled from where, and why: docs/reference/fhir.md.
+"""
+
+from __future__ import annotations
+
+from tomodex.formats.fhir.bundle import WriteMode, transaction
+from tomodex.formats.fhir.naming import Naming
+from tomodex.formats.fhir.observing import observations
+from tomodex.formats.fhir.resources import (
+    IndexedSeries,
+    Resource,
+    body_structure,
+    device,
+    imaging_study,
+    indexed_series,
+    patient,
+    provenance,
+)
+
+__all__ = [
+    "IndexedSeries",
+    "Naming",
+    "Resource",
+    "WriteMode",
+    "body_structure",
+    "device",
+    "imaging_study",
+    "indexed_series",
+    "observations",
+    "patient",
+    "provenance",
+    "transaction",
+]

@@ -1,0 +1,358 @@
+"""The five resources of an annotated series, as plain dicts that are ready for JSON.
+
+An element that nothing is known of is left out: FHIR has no empty strings, nulls or NaN.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from tomodex.annotation import AnnotatedSeries, Annotation, Coding
+from tomodex.formats.fhir import naming
+from tomodex.formats.fhir.naming import Naming, element_id
+
+Resource = dict[str, Any]
+
+#: The modalities that are segmented (DICOM CID 33), and what a mean of their voxels is measured in.
+MODALITIES: Mapping[str, str] = {
+    "CT": "Computed Tomography",
+    "MR": "Magnetic Resonance",
+    "PT": "Positron emission tomography",
+    "NM": "Nuclear Medicine",
+}
+HOUNSFIELD = ("HU", "[hnsf'U]")
+ARBITRARY = ("arb. unit", "[arb'U]")
+
+SIDES: Mapping[str, tuple[str, str]] = {
+    "left": ("7771000", "Left"),
+    "right": ("24028007", "Right"),
+}
+
+#: FHIR's unsignedInt.
+MOST = 2**31 - 1
+
+_UID = re.compile(r"[0-9]+(\.[0-9]+)+", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexedSeries:
+    """What an ImagingStudy says of one of its series; small enough to keep for each of millions."""
+
+    series_uid: str
+    modality: str = "CT"
+    number: int | None = None  #: Series Number (0020,0011)
+    instance_count: int | None = None
+    started: str = ""  #: a FHIR date; "" where none is known
+    shows_structures: bool = False  #: so that there is a BodyStructure of it
+
+
+def indexed_series(annotated: AnnotatedSeries) -> IndexedSeries:
+    """What the ImagingStudy will say of a series."""
+    series, attributes = annotated.series, annotated.series.attributes
+    number = attributes.get("SeriesNumber")
+    whole = isinstance(number, int | float) and float(number).is_integer() and 0 <= number <= MOST
+    return IndexedSeries(
+        series_uid=series.series_uid,
+        modality=series.modality or "CT",
+        number=int(number)
+        if whole and not isinstance(number, str) and number is not None
+        else None,
+        instance_count=series.instance_count,
+        started=_date(attributes.get("SeriesDate") or attributes.get("StudyDate")),
+        shows_structures=bool(annotated.annotations),
+    )
+
+
+def patient(annotated: AnnotatedSeries, naming_: Naming) -> Resource:
+    """The patient, by a pseudonym alone; of a series without one, whoever this study shows."""
+    system, value = _patient_identifier(annotated, naming_)
+    return {
+        "resourceType": "Patient",
+        "id": patient_id(annotated, naming_),
+        "meta": {
+            "profile": [naming_.profile("tomodex-patient")],
+            "security": [_code(naming.OBSERVATION_VALUE, "PSEUDED", "pseudonymized")],
+        },
+        "identifier": [{"use": "secondary", "system": system, "value": value}],
+        "active": True,
+    }
+
+
+def patient_id(annotated: AnnotatedSeries, naming_: Naming) -> str:
+    """The id of the Patient that a series belongs to."""
+    return naming_.id_of("Patient", *_patient_identifier(annotated, naming_))
+
+
+def _patient_identifier(annotated: AnnotatedSeries, naming_: Naming) -> tuple[str, str]:
+    if annotated.series.patient:
+        return naming_.patients, annotated.series.patient
+    return naming_.identifiers("unknown-patient-of-study"), annotated.series.study_uid
+
+
+def imaging_study(
+    annotated: AnnotatedSeries, study: Sequence[IndexedSeries], naming_: Naming
+) -> Resource:
+    """The study that a series belongs to, with all of its series that are indexed.
+
+    Args:
+        annotated: any series of the study.
+        study: every indexed series of it, this one included.
+    """
+    ordered = sorted(study, key=lambda s: (s.number is None, s.number or 0, s.series_uid))
+    modalities = sorted({series.modality for series in ordered})
+    counts = [series.instance_count for series in ordered if series.instance_count is not None]
+    started = _date(annotated.series.attributes.get("StudyDate"))
+    return {
+        "resourceType": "ImagingStudy",
+        "id": study_id(annotated, naming_),
+        "meta": {"profile": [naming_.profile("tomodex-imaging-study")]},
+        "identifier": [
+            {
+                "use": "official",
+                "type": {"coding": [_code(naming.DCM, "110180", "Study Instance UID")]},
+                "system": naming.DICOM_UID,
+                "value": f"urn:oid:{annotated.series.study_uid}",
+            }
+        ],
+        "status": "available",
+        "modality": [{"coding": [_modality(modality)]} for modality in modalities],
+        "subject": {"reference": f"Patient/{patient_id(annotated, naming_)}"},
+        **({"started": started} if started else {}),
+        "numberOfSeries": len(ordered),
+        # Of some series nobody may have said how many; then the sum would be wrong.
+        **({"numberOfInstances": sum(counts)} if len(counts) == len(ordered) else {}),
+        "series": [_series(series, naming_) for series in ordered],
+    }
+
+
+def study_id(annotated: AnnotatedSeries, naming_: Naming) -> str:
+    """The id of the ImagingStudy that a series belongs to."""
+    return naming_.id_of("ImagingStudy", annotated.series.study_uid)
+
+
+def _series(series: IndexedSeries, naming_: Naming) -> Resource:
+    reference = f"BodyStructure/{naming_.id_of('BodyStructure', series.series_uid)}"
+    return {
+        "id": element_id(series.series_uid),
+        "uid": series.series_uid,
+        **({"number": series.number} if series.number is not None else {}),
+        "modality": {"coding": [_modality(series.modality)]},
+        **({"numberOfInstances": series.instance_count} if series.instance_count else {}),
+        **(
+            {"bodySite": {"reference": {"reference": reference}}} if series.shows_structures else {}
+        ),
+        **({"started": series.started} if series.started else {}),
+    }
+
+
+def body_structure(annotated: AnnotatedSeries, naming_: Naming) -> Resource | None:
+    """Everything that was found in a series; None where nothing was (it has to include some)."""
+    if not annotated.annotations:
+        return None
+    unit = HOUNSFIELD if annotated.series.modality in ("CT", "") else ARBITRARY
+    return {
+        "resourceType": "BodyStructure",
+        "id": body_structure_id(annotated, naming_),
+        "meta": {
+            "profile": [naming_.profile("tomodex-body-structure")],
+            "security": [asserted_by_ai()],
+        },
+        "identifier": [
+            {
+                "system": naming_.identifiers("series-annotation"),
+                "value": annotated.series.series_uid,
+            }
+        ],
+        "active": True,
+        "includedStructure": [_structure(one, unit, naming_) for one in annotated.annotations],
+        "description": "Structures found by automatic segmentation in one imaging series",
+        "patient": {"reference": f"Patient/{patient_id(annotated, naming_)}"},
+    }
+
+
+def body_structure_id(annotated: AnnotatedSeries, naming_: Naming) -> str:
+    """The id of the BodyStructure of a series."""
+    return naming_.id_of("BodyStructure", annotated.series.series_uid)
+
+
+def asserted_by_ai() -> Resource:
+    """The security label of what no person has seen."""
+    return _code(naming.OBSERVATION_VALUE, "AIAST", "Artificial Intelligence asserted")
+
+
+def _structure(annotation: Annotation, unit: tuple[str, str], naming_: Naming) -> Resource:
+    side = SIDES.get(annotation.laterality)
+    return {
+        "extension": [_measurement(annotation, unit, naming_)],
+        "structure": concept(annotation, naming_),
+        **({"laterality": {"coding": [_code(naming.SNOMED, *side)]}} if side else {}),
+    }
+
+
+def concept(annotation: Annotation, naming_: Naming) -> Resource:
+    """A structure in SNOMED CT and RadLex as far as they have it, and by our own exact name."""
+    display = annotation.structure.replace("_", " ")
+    label = _code(naming_.labels, annotation.structure, display)
+    return {"coding": [*map(_coding, annotation.codings), label], "text": display}
+
+
+def _measurement(annotation: Annotation, unit: tuple[str, str], naming_: Naming) -> Resource:
+    found = annotation.measurement
+    volume = quantity(found.volume_ml * 1000, "mm3", "mm3")
+    # The mean of nothing, or of pixels that were NaN, is left out.
+    mean = [_part("meanIntensity", "Quantity", quantity(found.mean_hu, *unit))]
+    cut = [_part("cut", "Code", side) for side in found.cut]
+    return {
+        "url": naming_.measurement,
+        "extension": [
+            _part("volume", "Quantity", volume),
+            *(mean if math.isfinite(found.mean_hu) else []),
+            *cut,
+        ],
+    }
+
+
+def quantity(value: float, unit: str, code: str) -> Resource:
+    """A number with its UCUM unit, to a tenth."""
+    return {"value": round(float(value), 1), "unit": unit, "system": naming.UCUM, "code": code}
+
+
+def device(annotated: AnnotatedSeries, naming_: Naming) -> Resource:
+    """Software, weights and settings that made a result; another combination is another Device."""
+    made = annotated.provenance
+    algorithm = made.algorithm
+    name = f"Tomodex with {algorithm.name}" if algorithm else "Tomodex"
+    components = {
+        **made.software,
+        "terminology": made.terminology,
+        **({algorithm.name: algorithm.version} if algorithm else {}),
+        **({"weights-sha256": algorithm.weights_sha256} if algorithm else {}),
+    }
+    settings = {
+        "configuration": made.configuration,
+        **({"model": algorithm.model, **algorithm.options} if algorithm else {}),
+    }
+    return {
+        "resourceType": "Device",
+        "id": device_id(annotated, naming_),
+        "meta": {"profile": [naming_.profile("tomodex-device")]},
+        "identifier": [
+            {
+                "system": naming_.identifiers("indexer-configuration"),
+                "value": configuration_hash(annotated),
+            }
+        ],
+        "displayName": name,
+        "status": "active",
+        "name": [{"value": name, "type": "registered-name", "display": True}],
+        "category": [{"coding": [_code(naming.DEVICE_CATEGORY, "software", "Software")]}],
+        "version": [_version(c, value, naming_) for c, value in components.items() if value],
+        "property": [_setting(key, value, naming_) for key, value in settings.items() if value],
+    }
+
+
+def device_id(annotated: AnnotatedSeries, naming_: Naming) -> str:
+    """The id of the Device that made a result."""
+    return naming_.id_of("Device", configuration_hash(annotated))
+
+
+def configuration_hash(annotated: AnnotatedSeries) -> str:
+    """SHA-256 of everything that may change a number."""
+    made = annotated.provenance
+    algorithm = made.algorithm
+    facts = [
+        sorted(made.software.items()),
+        made.terminology,
+        made.configuration,
+        [algorithm.name, algorithm.version, algorithm.model, algorithm.weights_sha256]
+        if algorithm
+        else [],
+        sorted(algorithm.options.items()) if algorithm else [],
+    ]
+    return f"sha256-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}"
+
+
+def provenance(annotated: AnnotatedSeries, naming_: Naming) -> Resource:
+    """Which Device looked at which series, and when; one for each run."""
+    made, uid = annotated.provenance, annotated.series.series_uid
+    target = (
+        f"BodyStructure/{body_structure_id(annotated, naming_)}"
+        if annotated.annotations
+        else f"ImagingStudy/{study_id(annotated, naming_)}"
+    )
+    return {
+        "resourceType": "Provenance",
+        "id": naming_.id_of("Provenance", uid, configuration_hash(annotated), made.finished),
+        "meta": {"profile": [naming_.profile("tomodex-provenance")]},
+        "target": [{"reference": target}],
+        "occurredPeriod": {"start": made.started, "end": made.finished},
+        "recorded": made.finished,
+        "activity": {
+            "coding": [_code(naming.DATA_OPERATION, "CREATE", "create")],
+            "text": "Anatomical indexing of an imaging series",
+        },
+        "patient": {"reference": f"Patient/{patient_id(annotated, naming_)}"},
+        "agent": [
+            {
+                "type": {"coding": [_code(naming.AGENT_TYPE, "assembler", "Assembler")]},
+                "who": {"reference": f"Device/{device_id(annotated, naming_)}"},
+            }
+        ],
+        "entity": [
+            {
+                "role": "source",
+                "what": {
+                    "extension": [{"url": naming.TARGET_ELEMENT, "valueUri": element_id(uid)}],
+                    "reference": f"ImagingStudy/{study_id(annotated, naming_)}",
+                },
+            }
+        ],
+    }
+
+
+def _version(component: str, value: str, naming_: Naming) -> Resource:
+    return {
+        "type": {"coding": [_code(naming.MDC, "531975", "Software revision")]},
+        "component": {"system": naming_.identifiers("software-component"), "value": component},
+        "value": value,
+    }
+
+
+def _setting(key: str, value: str, naming_: Naming) -> Resource:
+    return {"type": {"coding": [_code(naming_.parameters, key)]}, "valueString": value}
+
+
+def _part(url: str, kind: str, value: object) -> Resource:
+    return {"url": url, f"value{kind}": value}
+
+
+def _code(system: str, code: str, display: str = "") -> Resource:
+    return {"system": system, "code": code, **({"display": display} if display else {})}
+
+
+def _coding(coding: Coding) -> Resource:
+    return _code(coding.system, coding.code, coding.display)
+
+
+def _modality(modality: str) -> Resource:
+    return _code(naming.DCM, modality, MODALITIES.get(modality, ""))
+
+
+def _date(value: object) -> str:
+    """A day of a header, as FHIR writes it; "" where it is none. No time: headers give no zone."""
+    try:
+        return date.fromisoformat(str(value)).isoformat()
+    except ValueError:
+        return ""
+
+
+def is_uid(text: str) -> bool:
+    """Whether `text` can stand where FHIR wants a DICOM UID."""
+    return len(text) <= 64 and _UID.fullmatch(text) is not None
