@@ -7,6 +7,7 @@ import random
 import threading
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tests.contracts.queue import (
     QueueContract,
     annotated,
     ct,
+    listed,
     new,
     order_of,
     settle_next,
@@ -28,6 +30,7 @@ from tests.contracts.queue import (
 )
 from tomodex.errors import Misconfigured, Unavailable
 from tomodex.queues import Failed, NewTask, Rejected, Retry, open_queue, sqlite, sqlite_file
+from tomodex.queues import sqlite_statements as say
 from tomodex.queues.sqlite import SqliteQueue
 
 
@@ -146,20 +149,27 @@ def test_fairness_counts_the_leases_of_all_processes(file):
 
 
 STATEMENTS = {
-    "waiting": (sqlite.WAITING, {"now": 1}),
-    "wake": (sqlite.WAKE, {"now": 1, "sweep": 9}),
-    "take back": (sqlite.TAKE_BACK, {"now": 1, "sweep": 9, "attempts": 5}),
-    "most urgent": (sqlite.MOST_URGENT, {}),
-    "least urgent": (sqlite.LEAST_URGENT, {}),
-    "take": (sqlite.TAKE, {"token": 1, "worker": "w", "until": 1, "now": 1, "id": 1}),
-    "extend": (sqlite.EXTEND, {"until": 1, "id": 1, "token": 1}),
-    "bury": (sqlite.BURY, {"now": 1, "worker": "w"}),
+    "waiting": (say.WAITING, {"now": 1, "avoiding": "[]"}),
+    "wake": (say.WAKE, {"now": 1, "sweep": 9}),
+    "take back": (say.TAKE_BACK, {"now": 1, "sweep": 9, "attempts": 5}),
+    "most urgent": (say.MOST_URGENT, {"avoiding": "[]"}),
+    "least urgent": (say.LEAST_URGENT, {"avoiding": "[]"}),
+    "take": (say.TAKE, {"token": 1, "worker": "w", "until": 1, "now": 1, "id": 1}),
+    "extend": (say.EXTEND, {"until": 1, "id": 1, "token": 1}),
+    "bury": (say.BURY, {"now": 1, "worker": "w"}),
     "move up": (
-        sqlite.MOVE_UP,
+        say.MOVE_UP,
         {"lane": 1, "series_uid": "1", "configuration": "x", "status": "ready"},
     ),
-    "retry": (sqlite.RETRY, {"now": 1, "status": "failed", "reason": "x"}),
-    "reasons": (sqlite.REASONS, {}),
+    "retry": (say.RETRY, {"now": 1, "status": "failed", "reason": "x"}),
+    "reasons": (say.REASONS, {}),
+    "source of": (say.SOURCE_OF, {"series_uid": "1", "configuration": "x"}),
+    "elsewhere": (say.ELSEWHERE, {"series_uid": "1", "configuration": "x", "source_id": 1}),
+    "known": (say.KNOWN, {"source_id": 1, "date": "", "id": 0, "last": "x", "page": 9}),
+    "known elsewhere": (say.KNOWN_ELSEWHERE, {"source_id": 1, "date": "", "last": "x"}),
+    "stands": (say.STANDS, {"series_uid": "1", "configuration": "x"}),
+    "other source": (say.OTHER_SOURCE, {"series_uid": "1", "source_id": 1}),
+    "pace": (say.PACE, {"since": 1}),
 }
 
 
@@ -171,12 +181,18 @@ def test_no_statement_reads_or_sorts_the_whole_table(file, name):
         plan = [row[3] for row in db.execute(f"explain query plan {sql}", facts)]
     allowed = (
         "SCAN CONSTANT ROW",
+        "SCAN 2-ROW VALUES CLAUSE",
+        "SCAN json_each VIRTUAL TABLE INDEX 1:",  # sources that are left alone
         "SCAN task USING COVERING INDEX task_waiting",  # in its order, to the first
         "SCAN task USING COVERING INDEX task_reason",  # counting has to read what it counts
     )
     assert plan
+    # Of each lane and source one task is sorted; of known series the few that two sources have.
+    few = name in ("most urgent", "least urgent", "known elsewhere", "pace")
     assert [
-        s for s in plan if "TEMP B-TREE" in s or (s.startswith("SCAN") and s not in allowed)
+        s
+        for s in plan
+        if ("TEMP B-TREE" in s and not few) or (s.startswith("SCAN") and s not in allowed)
     ] == []
 
 
@@ -200,13 +216,94 @@ def test_no_question_reads_or_sorts_the_whole_table(file, call):
     assert [s for s in steps if any(word in s for word in unwanted)] == []
 
 
+@pytest.mark.parametrize("avoiding", [(), ("folder:///archive",)])
+def test_a_lease_takes_no_longer_the_more_tasks_wait(avoiding):
+    """Those of a source that is left alone are not looked through one by one."""
+    steps = []
+    for tasks in (50, 5000):
+        queue = SqliteQueue("sqlite:?fair=0")
+        queue.put([new(str(n), "backfill") for n in range(tasks)])
+        queue.put([replace(new(f"other.{n}", "backfill"), source="test://b") for n in range(9)])
+        queue.lease("w", HOUR, avoiding)  # compiles the statements
+        counted = []
+        queue._db.set_progress_handler(lambda counted=counted: bool(counted.append(1)), 1)
+        assert queue.lease("w", HOUR, avoiding)
+        queue._db.set_progress_handler(None)
+        steps.append(len(counted))
+    assert steps[1] < steps[0] * 1.5
+
+
+def test_what_a_source_has_is_read_in_pages(monkeypatch):
+    monkeypatch.setattr(sqlite, "PAGE", 3)
+    queue = SqliteQueue("sqlite:")
+    dates = ["2019-05-01", "", "2019-05-01", "2003-01-31", "2019-05-01", "2019-05-01", "2020-01-01"]
+    queue.put([new(str(n), date=date) for n, date in enumerate(dates)])
+    assert list(queue.known("folder:///archive")) == ["3", "0", "2", "4", "5", "6", "1"]
+
+
+def test_the_audit_cannot_be_changed_or_shortened(file, raw):
+    with closing(SqliteQueue(f"sqlite://{file}")) as queue:
+        queue.put([new("1.2")])
+        queue.withdraw("1.2", "folder:///archive", "no longer listed")
+        for sql in ("delete from audit", "update audit set sentence = 'x'"):
+            with pytest.raises(apsw.ConstraintError, match="only added to"):
+                raw.execute(sql)
+        assert len(queue.audit()) == 1
+
+
+def test_an_older_file_keeps_its_tasks_results_and_counts(file, raw):
+    """From a queue as version 1 wrote it."""
+    raw.execute(sqlite_file.SCHEMA[0])
+    raw.pragma("user_version", 1)
+    raw.pragma("application_id", sqlite_file.APPLICATION_ID)
+    sql = """insert into task (series_uid, configuration, source, fingerprint, series, lane,
+             study_date, status, updated_ms)
+             values (?, 'default', ?, 'a', ?, 3, '2021-03-04', ?, 1)"""
+    series = sqlite._series_json(ct("1"))
+    for uid, source, status in (("1", "a:", "ready"), ("2", "b:", "ready"), ("3", "b:", "failed")):
+        raw.execute(sql, (uid, source, series, status))
+    sql = "insert into result (series_uid, configuration, document, settled_ms) values (?,?,?,1)"
+    raw.execute(sql, ("3", "default", sqlite._pack(annotated(ct("3")))))
+    with closing(SqliteQueue(f"sqlite://{file}")) as queue:
+        assert queue.count() == {("backfill", "ready"): 2, ("backfill", "failed"): 1}
+        assert queue.count("b:") == {("backfill", "ready"): 1, ("backfill", "failed"): 1}
+        assert list(queue.known("b:")) == ["2", "3"]
+        assert queue.lease("w", HOUR, avoiding=["a:"]).source == "b:"
+        assert queue.result("3").annotated == annotated(ct("3"))
+
+
+@pytest.mark.parametrize(
+    ("harm", "subject", "verdict"),
+    [
+        ("none", "queue file", "ok"),
+        ("pages", "queue file", "wrong"),
+        ("gone", "queue file", "wrong"),
+    ],
+)
+def test_a_probe_says_whether_the_file_is_whole(file, harm, subject, verdict):
+    with closing(SqliteQueue(f"sqlite://{file}")) as queue:
+        queue.put([new(str(n)) for n in range(2000)])
+        queue._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        if harm == "pages":
+            with file.open("r+b") as damaged:
+                damaged.seek(4096 * 80)
+                damaged.write(os.urandom(4096 * 40))
+        elif harm == "gone":
+            file.unlink()
+            file.mkdir()
+        probes = {probe.subject: probe for probe in queue.probe()}
+    assert probes[subject].verdict == verdict
+    assert bool(probes[subject].advice) == (verdict != "ok")
+    assert probes.keys() >= {"SQLite", "free disk"}
+
+
 # Counting
 
 
 actions = st.lists(
     st.tuples(
-        st.sampled_from(["put", "reject", "change", "lease", "settle", "fail", "back", "withdraw",
-                         "retry", "late", "bury"]),
+        st.sampled_from(["put", "list", "reject", "change", "lease", "settle", "fail", "back",
+                         "withdraw", "retry", "late", "bury", "move", "lose"]),
         st.integers(0, 4),
         st.sampled_from(sqlite.LANES),
     ),
@@ -226,12 +323,26 @@ def test_counts_and_the_feed_are_right_whatever_happened(steps):
     words = Counter(r.series_uid for r in queue.results(0, 100))
     assert set(words.values()) <= {1}
     completed = {s.series.series_uid for s in queue.find_states("completed")}
-    assert completed <= {r.series_uid for r in queue.results(0, 100) if r.annotated}
+    assert completed <= {
+        r.series_uid for r in queue.results(0, 100) if r.annotated and r.annotated.image
+    }
+    for source in ("folder:///archive", "test://b"):
+        rows = queue._db.execute(
+            """select lane, status, count(*) from task join source on source.id = source_id
+               where url = ? group by lane, status""",
+            (source,),
+        )
+        assert queue.count(source) == {(sqlite.LANES[lane], status): n for lane, status, n in rows}
 
 
 def act(queue, clock, held, action, uid, lane, number):
     """Do one of the things that happen to a queue."""
-    if action in ("put", "reject", "change"):
+    if action in ("move", "lose"):
+        elsewhere = replace(new(uid, lane, fingerprint=str(number)), source="test://b")
+        queue.put([elsewhere]) if action == "move" else queue.withdraw(uid, "folder:///archive")
+    elif action == "list":
+        queue.put([replace(new(uid, lane), listed=listed(ct(uid)))])
+    elif action in ("put", "reject", "change"):
         reason = "4d" if action == "reject" else ""
         print_ = str(number) if action == "change" else "a"
         queue.put([new(uid, lane, reason=reason, fingerprint=print_)])
@@ -345,7 +456,7 @@ def test_an_older_file_is_brought_up_to_date_with_what_it_holds(file, raw, monke
     with closing(SqliteQueue(f"sqlite://{file}")) as queue:
         assert status_of(queue, "1.2") == "ready"
     assert raw.execute("select note from task").get == "x"
-    assert raw.pragma("user_version") == 2
+    assert raw.pragma("user_version") == len(steps)
 
 
 def test_another_programs_file_is_left_alone(file, raw):
@@ -365,7 +476,7 @@ def test_a_damaged_page_is_named_and_not_waited_for(file):
     with closing(SqliteQueue(f"sqlite://{file}")) as queue:
         queue.put([new(str(n)) for n in range(2000)])
     with file.open("r+b") as damaged:
-        damaged.seek(4096 * 2)
+        damaged.seek(4096 * 80)  # beyond the schema
         damaged.write(os.urandom(4096 * 40))
     with closing(SqliteQueue(f"sqlite://{file}")) as queue, pytest.raises(Misconfigured):
         queue.find_states("ready", limit=2000)

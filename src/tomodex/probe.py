@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+#: Less free disk than this is worth a word, and less than this is too little to go on, bytes.
+SCARCE_BYTES = 10_000_000_000
+TOO_LITTLE_BYTES = 500_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,3 +21,20 @@ class Probe:
     verdict: Literal["ok", "doubtful", "wrong"]
     sentence: str  #: what was seen, with numbers and versions; never a secret or patient data
     advice: str = ""  #: what to do, in words an administrator can follow; "" if it is ok
+
+
+def probe_room(folder: Path) -> Probe:
+    """Look whether a folder can be written to, and how much room its disk has."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        sentence, advice = f"{folder} cannot be written", "give it to the user that runs Tomodex"
+        return Probe(subject="free disk", verdict="wrong", sentence=sentence, advice=advice)
+    free = shutil.disk_usage(folder).free
+    sentence = f"{free / 1e9:,.1f} GB free in {folder}"
+    if free >= SCARCE_BYTES:
+        return Probe(subject="free disk", verdict="ok", sentence=sentence)
+    return Probe(
+        subject="free disk",
+        verdict="wrong" if free < TOO_LITTLE_BYTES else "doubtful",
+        sentence=sentence,
+        advice="free some room there, or move it to a larger disk",
+    )

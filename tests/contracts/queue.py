@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import pytest
 
@@ -14,6 +14,7 @@ from tomodex.measurement import Measurement
 from tomodex.queues import Failed, NewTask, Outcome, Queue, Rejected, Retry, Task
 from tomodex.segmentation import Algorithm
 from tomodex.series import Series
+from tomodex.sources import Window
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -79,6 +80,12 @@ def annotated(series: Series, *, liver_ml: float = 1500.0, structures: int = 1) 
             finished="2026-10-01T10:00:09+00:00",
         ),
     )
+
+
+def listed(series: Series) -> AnnotatedSeries:
+    """What discovery shows of a series that waits for a worker."""
+    made = annotated(series, structures=0)
+    return replace(made, image=None, provenance=replace(made.provenance, algorithm=None))
 
 
 def _annotation(number: int, volume_ml: float) -> Annotation:
@@ -281,6 +288,34 @@ class QueueContract:
         order = [uid.partition(".")[0] for uid in order_of(fair_queue)]
         assert order[:6].count("legacy") == 2
         assert order[:3].count("legacy") == 1
+
+    def test_the_tasks_of_a_source_that_is_left_alone_let_others_pass(self, queue):
+        queue.put([new("1.1", "daily"), new("1.2", "daily", date="2001-01-01")])
+        queue.put([replace(new("2.1", "backfill"), source="dimse://pacs:104/A")])
+        task = queue.lease("w", HOUR, avoiding=["folder:///archive", "s3://other"])
+        assert task.series.series_uid == "2.1"
+        assert queue.lease("w", HOUR, avoiding=["folder:///archive"]) is None
+        assert not queue.is_due(avoiding=["folder:///archive"])
+        assert queue.is_due()
+        assert order_of(queue) == ["1.2", "1.1"]
+
+    def test_a_lane_that_is_held_lets_others_pass(self, queue):
+        queue.put([new("1", "backfill"), new("2", "daily", date="2022-01-01")])
+        queue.put([replace(new("3", "backfill"), source="dimse://pacs:104/A")])
+        queue.hold("backfill", "folder:///archive")
+        queue.hold("backfill", "folder:///archive")
+        assert queue.held() == [("backfill", "folder:///archive")]
+        assert order_of(queue) == ["2", "3"]
+        assert not queue.is_due()
+        queue.release("backfill", "folder:///archive")
+        assert (queue.held(), queue.is_due()) == ([], True)
+        assert order_of(queue) == ["1"]
+
+    def test_what_is_put_into_a_held_lane_waits_too(self, queue):
+        queue.hold("backfill", "folder:///archive")
+        queue.put([new("1", "backfill")])
+        assert queue.lease("w", HOUR) is None
+        assert queue.count() == {("backfill", "ready"): 1}
 
     # Who holds it
 
@@ -538,6 +573,106 @@ class QueueContract:
         assert not queue.settle(late, annotated(ct("1.2"), liver_ml=1.0))
         settle_next(queue, annotated(ct("1.2"), liver_ml=2.0))
         assert feed(queue) == [("1.2", 2.0)]
+
+    # What the archive listed
+
+    def test_a_listed_series_is_in_the_feed_before_anybody_has_worked_on_it(self, queue):
+        queue.put([replace(new("1.2"), listed=listed(ct("1.2")))])
+        (result,) = queue.results(0, 10)
+        assert result.annotated == listed(ct("1.2"))
+        assert status_of(queue, "1.2") == "ready"
+
+    def test_a_result_takes_the_place_of_the_listing(self, queue):
+        queue.put([replace(new("1.2"), listed=listed(ct("1.2")))])
+        settle_next(queue)
+        assert feed(queue) == [("1.2", 1500.0)]
+
+    def test_a_listing_never_takes_the_place_of_a_result(self, queue):
+        queue.put([new("1.2")])
+        settle_next(queue)
+        queue.put([replace(new("1.2", fingerprint="b"), listed=listed(ct("1.2")))])
+        queue.put([replace(new("1.2", configuration="fine"), listed=listed(ct("1.2")))])
+        assert feed(queue) == [("1.2", 1500.0)]
+
+    def test_a_listing_is_renewed_when_the_series_changes_and_only_then(self, queue):
+        first, grown = listed(ct("1.2")), listed(ct("1.2", fingerprint="b"))
+        queue.put([replace(new("1.2"), listed=first)])
+        queue.put([replace(new("1.2"), listed=grown)])
+        assert queue.results(0, 10)[0].annotated == first
+        queue.put([replace(new("1.2", fingerprint="b"), listed=grown)])
+        (result,) = queue.results(0, 10)
+        assert result.annotated == grown
+
+    def test_a_listed_series_that_is_rejected_leaves_a_tombstone(self, queue):
+        uids = ["1.2", "1.3"]
+        queue.put([replace(new(uid), listed=listed(ct(uid))) for uid in uids])
+        settle_next(queue, Rejected(reason="missing_slice", sentence="a gap of 5 mm"))
+        queue.put([new("1.3", fingerprint="b", reason="4d")])
+        assert feed(queue) == [("1.2", None), ("1.3", None)]
+
+    def test_a_listed_series_that_fails_stays_findable_by_its_tags(self, queue):
+        queue.put([replace(new("1.2"), listed=listed(ct("1.2")))])
+        settle_next(queue, Failed(sentence="KeyError"))
+        assert queue.result("1.2").annotated == listed(ct("1.2"))
+
+    def test_a_rejected_series_is_not_shown_as_listed(self, queue):
+        queue.put([replace(new("1.2", reason="4d"), listed=listed(ct("1.2")))])
+        assert queue.results(0, 10) == []
+
+    # What a source has, and has no longer
+
+    def test_what_a_source_has_is_known_by_the_day_of_the_study(self, queue):
+        days = ["2019-05-01", "2019-05-02", "2019-05-03", ""]
+        queue.put([new(f"1.{n}", date=day) for n, day in enumerate(days)])
+        queue.put([replace(new("2.1", date="2019-05-02"), source="dimse://pacs:104/A")])
+        queue.put([new("1.1", date="2019-05-02", configuration="fine")])
+        two_days = Window(first=date(2019, 5, 1), last=date(2019, 5, 2))
+        assert sorted(queue.known("folder:///archive")) == ["1.0", "1.1", "1.2", "1.3"]
+        assert sorted(queue.known("folder:///archive", two_days)) == ["1.0", "1.1"]
+        assert list(queue.known("dimse://pacs:104/A", two_days)) == ["2.1"]
+        assert list(queue.known("s3://never-seen")) == []
+
+    @pytest.mark.parametrize("fingerprint", ["a", "b"])
+    def test_a_series_that_another_source_has_too_is_left_to_it(self, queue, fingerprint):
+        """Whichever of the two was listed first, and whatever they say of it."""
+        first, second = "folder:///archive", "dimse://pacs:104/A"
+        for uid in ("1.2", "1.3"):
+            queue.put([new(uid)])
+            queue.put([replace(new(uid, fingerprint=fingerprint), source=second)])
+        assert sorted(queue.known(first)) == sorted(queue.known(second)) == ["1.2", "1.3"]
+        assert not queue.withdraw("1.2", first, "no longer listed")
+        assert not queue.withdraw("1.3", second, "no longer listed")
+        sources = {uid: queue.states(uid)[0].source for uid in ("1.2", "1.3")}
+        assert sources == {"1.2": second, "1.3": first}
+        assert (list(queue.known(first)), list(queue.known(second))) == (["1.3"], ["1.2"])
+        assert queue.withdraw("1.2", second, "no longer listed")
+        assert queue.states("1.2") == []
+
+    def test_what_was_withdrawn_is_kept_in_the_audit(self, queue):
+        queue.put([new("1.2"), new("1.3"), replace(new("1.3"), source="s3://b")])
+        queue.withdraw("1.2", "folder:///archive", "no longer listed")
+        queue.withdraw("1.3", "folder:///archive", "no longer listed")
+        queue.withdraw("9.9", "folder:///archive", "no longer listed")
+        newest, oldest = queue.audit()
+        assert (newest.event, newest.series_uid) == ("kept", "1.3")
+        assert (oldest.event, oldest.series_uid) == ("withdrawn", "1.2")
+        assert (oldest.source, oldest.sentence) == ("folder:///archive", "no longer listed")
+        assert datetime.fromisoformat(oldest.at).utcoffset() is not None
+        assert oldest.sequence < newest.sequence
+        assert queue.audit("1.2") == [oldest]
+
+    # How fast it goes
+
+    def test_what_workers_settled_lately_is_counted_by_lane(self, queue, later):
+        queue.put([new(str(n), "daily") for n in range(3)])
+        settle_next(queue)
+        later(DAY)
+        settle_next(queue)
+        settle_next(queue, Failed(sentence="KeyError"))
+        queue.put([new("8", "backfill"), new("9", "backfill", reason="4d")])
+        settle_next(queue, Rejected(reason="4d", sentence="4 phases"))
+        since = datetime.fromisoformat(queue.states("8")[0].updated) - HOUR
+        assert queue.pace(since) == {"daily": 2, "backfill": 1}
 
     # Who has read it
 

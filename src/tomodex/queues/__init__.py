@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Literal, Protocol, cast
 
 from tomodex.annotation import AnnotatedSeries
 from tomodex.probe import Probe
 from tomodex.registry import open_adapter
 from tomodex.series import Series
+from tomodex.sources import Window
 
 ADAPTERS = {"sqlite": "tomodex.queues.sqlite:SqliteQueue"}
 
@@ -64,9 +65,10 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """Something outside did not answer; the task waits its back-off, then is ready again."""
+    """Something outside did not answer, or a worker was ended; the task waits its back-off."""
 
     sentence: str
+    reason: str = "unavailable"  #: of its failure, should this have been the last attempt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +120,18 @@ class TaskState:
     updated: str  #: RFC 3339 with offset
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audited:
+    """Something that was done to what is known, and can be asked for ever after."""
+
+    sequence: int  #: grows
+    at: str  #: RFC 3339 with offset
+    event: str  #: "withdrawn"; "kept": one source lost the series, another has it too
+    series_uid: str
+    source: str  #: the source that no longer has it; "": none was named
+    sentence: str  #: why
+
+
 class Queue(Protocol):
     """Holds each series at most once for each configuration; several threads may use it.
 
@@ -134,19 +148,29 @@ class Queue(Protocol):
         not where it was indexed and another source has no more instances of it: a partial copy
         must not take the place of the whole.
 
-        What a task says it has `listed` enters the results feed at once, unless a result of the
-        series and configuration stands there already.
+        What a wanted task says it has `listed` enters the results feed at once, but not in the
+        place of a result that somebody worked for.
         """
 
     def lease(self, worker: str, lease: timedelta, avoiding: Collection[str] = ()) -> Task | None:
         """Take the task that is next, or None if there is none; none of the sources `avoiding`.
 
         Lanes in their order, the oldest study first within one; now and then the least urgent
-        lane, so that it never starves. A task whose lease ran out counts as ready.
+        lane, so that it never starves. What is held is passed over. A task whose lease ran out
+        counts as ready.
         """
 
-    def is_due(self) -> bool:
-        """Whether there is a task to be leased now, and not only later."""
+    def is_due(self, avoiding: Collection[str] = ()) -> bool:
+        """Whether there is a task to be leased now, and not only later, of the other sources."""
+
+    def hold(self, lane: Lane, source: str) -> None:
+        """Hand out nothing more of a source in a lane, until it is released."""
+
+    def release(self, lane: Lane, source: str) -> None:
+        """Hand it out again."""
+
+    def held(self) -> Sequence[tuple[Lane, str]]:
+        """Lanes and sources that are held."""
 
     def extend(self, task: Task, lease: timedelta) -> bool:
         """Hold a task for longer; False if it belongs to somebody else by now."""
@@ -184,14 +208,25 @@ class Queue(Protocol):
     def asides(self, consumer: str, limit: int = 100) -> Sequence[Aside]:
         """What `consumer` could not take, newest first, of the results that still stand."""
 
-    def withdraw(self, series_uid: str) -> bool:
+    def known(self, source: str, window: Window | None = None) -> Iterator[str]:
+        """Series that a source has listed, all or those of its studies in a window."""
+
+    def withdraw(self, series_uid: str, source: str = "", sentence: str = "") -> bool:
         """Forget a series that the archive no longer has; the feed gets a tombstone.
 
-        False if nothing was known of it. The tombstone is left out where no result was.
+        False if nothing was known of it, or another source than the one named has it too: then it
+        is left to that one. The tombstone is left out where no result was. The audit keeps what
+        was done, and the sentence that says why.
         """
 
-    def count(self) -> Mapping[tuple[Lane, Status], int]:
-        """How many tasks are in each lane and status."""
+    def audit(self, series_uid: str = "", limit: int = 100) -> Sequence[Audited]:
+        """What was done to one series, or to any, newest first."""
+
+    def count(self, source: str = "") -> Mapping[tuple[Lane, Status], int]:
+        """How many tasks are in each lane and status, of all sources or one."""
+
+    def pace(self, since: datetime) -> Mapping[Lane, int]:
+        """How many tasks workers have settled since then, by lane."""
 
     def reasons(self) -> Mapping[tuple[Status, str], int]:
         """How many tasks were rejected or failed, by status and reason."""

@@ -13,22 +13,24 @@ import re
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from math import inf
 from threading import Lock, RLock
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from urllib.parse import parse_qsl, urlsplit
 
 import apsw
 
 from tomodex.annotation import AnnotatedSeries, from_json, to_json
 from tomodex.errors import Misconfigured, Unavailable
+from tomodex.probe import Probe
 from tomodex.queues import (
     Aside,
+    Audited,
     Failed,
     Lane,
     NewTask,
@@ -40,9 +42,11 @@ from tomodex.queues import (
     Task,
     TaskState,
 )
-from tomodex.queues.sqlite_file import lock_file, named_errors, open_file, transaction
+from tomodex.queues import sqlite_statements as say
+from tomodex.queues.sqlite_file import lock_file, named_errors, open_file, probe_file, transaction
 from tomodex.registry import path_of
 from tomodex.series import Series
+from tomodex.sources import Window
 
 # It would cost the start of every command some 0.1 s; it is imported when first needed.
 if TYPE_CHECKING:
@@ -56,8 +60,8 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 #: Tasks whose wait or lease is over are put back this many at a time, to keep a lease short.
 SWEEP = 100
 
-#: Reason of a task that failed because something outside never answered.
-OFFLINE = "unavailable"
+#: Known series that are read at a time.
+PAGE = 10_000
 
 #: No task waits longer than this before it is tried again.
 LONGEST_RETRY_S = 3600.0
@@ -69,124 +73,6 @@ LONGEST_BUSY_S = 86400.0
 NO_DATE = "9999-12-31"
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
-PUT = """
-insert into task (series_uid, configuration, source, fingerprint, series, lane, study_date, status,
-                  reason, sentence, updated_ms)
-values (:series_uid, :configuration, :source, :fingerprint, :series, :lane, :study_date, :status,
-        :reason, :sentence, :now)
-on conflict (series_uid, configuration) do update set
-    source = excluded.source, fingerprint = excluded.fingerprint, series = excluded.series,
-    lane = excluded.lane, study_date = excluded.study_date, status = excluded.status,
-    reason = excluded.reason, sentence = excluded.sentence, updated_ms = excluded.updated_ms,
-    due_ms = 0, attempt = 0, token = 0, worker = ''
-where ((excluded.fingerprint <> '' and excluded.fingerprint <> fingerprint)
-    or (status = 'rejected' and attempt = 0 and reason <> excluded.reason))
-   -- What was indexed stays, if another archive has no more of the series than the first.
-   and not (status = 'completed' and excluded.source <> source
-    and coalesce(excluded.series ->> '$.instance_count', 0)
-        <= coalesce(series ->> '$.instance_count', 0))
-"""
-
-MOVE_UP = """
-update task set lane = :lane
-where series_uid = :series_uid and configuration = :configuration
-  and status = 'ready' and lane > :lane and :status = 'ready'
-"""
-
-# Which index to use is said in each statement: the planner, which knows nothing of how many tasks
-# are in which status, would sort all that wait.
-
-HOLDERS = """
-select distinct worker from task indexed by task_due where status = 'in-progress' and due_ms > 0
-"""
-
-WAITING = """
-select exists (select 1 from task indexed by task_waiting where status = 'ready' and due_ms = 0),
-       exists (select 1 from task indexed by task_due
-               where status in ('ready', 'in-progress') and due_ms > 0 and due_ms <= :now)
-"""
-
-WAKE = """
-update task set due_ms = 0 where id in (
-    select id from task indexed by task_due
-    where status = 'ready' and due_ms > 0 and due_ms <= :now
-    order by due_ms limit :sweep)
-"""
-
-# The token stays: a worker that is late, but that nobody has replaced, may still settle.
-TAKE_BACK = """
-update task set due_ms = 0, updated_ms = :now,
-    status = case when attempt < :attempts then 'ready' else 'failed' end,
-    reason = case when attempt < :attempts then '' else 'worker_lost' end,
-    sentence = case when attempt < :attempts then ''
-        else attempt || ' workers did not come back from it' end
-where id in (
-    select id from task indexed by task_due
-    where status = 'in-progress' and due_ms > 0 and due_ms <= :now
-    order by due_ms limit :sweep)
-returning series_uid, configuration, status, attempt, reason
-"""
-
-MOST_URGENT = """
-select id from task indexed by task_waiting where status = 'ready' and due_ms = 0
-order by lane, study_date, id limit 1
-"""
-
-LEAST_URGENT = """
-select id from task indexed by task_waiting where status = 'ready' and due_ms = 0
-    and lane = (select max(lane) from task indexed by task_waiting
-                where status = 'ready' and due_ms = 0)
-order by study_date, id limit 1
-"""
-
-#: How many leases there were so far; also the newest token.
-COUNT_LEASE = "update counter set value = value + 1 where name = 'lease' returning value"
-
-TAKE = """
-update task set status = 'in-progress', attempt = attempt + 1, token = :token, worker = :worker,
-    due_ms = :until, reason = '', sentence = '', updated_ms = :now
-where id = :id
-returning id, series, source, configuration, lane, attempt, token
-"""
-
-EXTEND = """
-update task set status = 'in-progress', due_ms = :until, reason = '', sentence = ''
-where id = :id and token = :token
-"""
-
-SETTLE = """
-update task set status = :status, due_ms = :due_ms, reason = :reason, sentence = :sentence,
-    token = 0, updated_ms = :settled_ms
-where id = :id and token = :token
-"""
-
-GIVE_BACK = """
-update task set status = 'ready', due_ms = 0, attempt = attempt - 1, token = 0, worker = '',
-    reason = '', sentence = '', updated_ms = :now
-where id = :id and token = :token
-"""
-
-BURY = """
-update task indexed by task_due set due_ms = :now
-where status = 'in-progress' and due_ms > 0 and due_ms > :now and worker = :worker
-"""
-
-RETRY = """
-update task set status = 'ready', due_ms = 0, attempt = 0, token = 0, reason = '', sentence = '',
-    updated_ms = :now
-where status = :status and status in ('rejected', 'failed') and (:reason = '' or reason = :reason)
-"""
-
-STATE = """
-select id, series, source, configuration, lane, status, attempt, reason, sentence, updated_ms
-from task
-"""
-
-REASONS = """
-select status, reason, count(*) from task where status in ('rejected', 'failed')
-group by status, reason
-"""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -196,6 +82,14 @@ class Options:
     retry_s: float = 30.0  #: first wait after Unavailable; each further one is twice as long
     fair: int = 10  #: every so many-th lease takes the least urgent lane; 0 is never
     busy_s: float = 60.0  #: how long to wait for other processes
+
+
+class _Row(NamedTuple):
+    """A new task on its way into the file."""
+
+    facts: dict[str, str | int]  #: by column
+    source: str
+    listed: bytes | None  #: what the feed shows of it at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,14 +136,14 @@ class SqliteQueue:
         # All of it first: a slow source must not hold up everybody else's transactions.
         rows = [self._row(task) for task in tasks]
         with self._writing_durably() as db:
-            return sum(self._put(db, row) for row in rows)
+            sources: dict[str, int] = {}
+            return sum(self._put(db, row, sources) for row in rows)
 
-    def _row(self, task: NewTask) -> dict[str, str | int]:
+    def _row(self, task: NewTask) -> _Row:
         date = task.series.attributes.get("StudyDate", "")
-        return {
+        facts: dict[str, str | int] = {
             "series_uid": task.series.series_uid,
             "configuration": task.configuration,
-            "source": task.source,
             "fingerprint": task.series.fingerprint,
             "series": _series_json(task.series),
             "lane": LANES.index(task.lane),
@@ -259,67 +153,130 @@ class SqliteQueue:
             "sentence": task.sentence,
             "now": self._now_ms(),
         }
+        listed = _pack(task.listed) if task.listed and not task.reason else None
+        return _Row(facts, task.source, listed)
 
-    def _put(self, db: apsw.Connection, row: Mapping[str, str | int]) -> bool:
-        db.execute(PUT, row)
+    def _put(self, db: apsw.Connection, row: _Row, sources: dict[str, int]) -> bool:
+        if row.source not in sources:
+            sources[row.source] = self._source_id(db, row.source)
+        facts = row.facts
+        facts["source_id"] = sources[row.source]
+        if db.execute(say.SOURCE_OF, facts).get not in (None, facts["source_id"]):
+            db.execute(say.ELSEWHERE, facts)
+        db.execute(say.PUT, facts)
         if not db.changes():
-            db.execute(MOVE_UP, row)
+            db.execute(say.MOVE_UP, facts)
             return False
-        if row["status"] == "rejected":
-            self._retract(db, str(row["series_uid"]), str(row["configuration"]))
+        uid, configuration = str(facts["series_uid"]), str(facts["configuration"])
+        if facts["status"] == "rejected":
+            self._retract(db, uid, configuration)
+        elif row.listed is not None and not db.execute(say.STANDS, facts).get:
+            self._publish(db, uid, configuration, row.listed, listed=1)
         return True
 
-    def withdraw(self, series_uid: str) -> bool:
+    def _source_id(self, db: apsw.Connection, url: str) -> int:
+        """The number of a source, given on first use."""
+        db.execute("insert or ignore into source (url) values (?)", (url,))
+        number: int = db.execute("select id from source where url = ?", (url,)).get
+        return number
+
+    def withdraw(self, series_uid: str, source: str = "", sentence: str = "") -> bool:
         with self._writing_durably() as db:
+            if source and self._is_elsewhere(db, series_uid, source):
+                self._write_audit(db, "kept", series_uid, source, sentence)
+                return False
             db.execute("delete from task where series_uid = ?", (series_uid,))
             waited = db.changes() > 0
+            db.execute("delete from elsewhere where series_uid = ?", (series_uid,))
             sql = "delete from result where series_uid = ? and document is not null"
             db.execute(sql, (series_uid,))
             indexed = db.changes() > 0
             if indexed:
                 self._publish(db, series_uid, "", None)
+            if waited or indexed:
+                self._write_audit(db, "withdrawn", series_uid, source, sentence)
         return waited or indexed
+
+    def _is_elsewhere(self, db: apsw.Connection, series_uid: str, source: str) -> bool:
+        """Leave a series to another source that has it too; False if there is none."""
+        facts = {"series_uid": series_uid, "source_id": self._source_id(db, source)}
+        db.execute(say.NOT_THERE, facts)
+        other = db.execute(say.OTHER_SOURCE, facts).get
+        if other is None:
+            return False
+        db.execute(say.LEAVE_TO, {**facts, "other": other})
+        return True
+
+    def known(self, source: str, window: Window | None = None) -> Iterator[str]:
+        first = window.first.isoformat() if window else ""
+        last = window.last.isoformat() if window else NO_DATE
+        (number,) = self._read("select (select id from source where url = ?)", (source,))[0]
+        facts = {"source_id": number, "date": first, "id": 0, "last": last, "page": PAGE}
+        for (series_uid,) in self._read(say.KNOWN_ELSEWHERE, facts):
+            yield str(series_uid)
+        while rows := self._read(say.KNOWN, facts):
+            yield from (str(series_uid) for _, _, series_uid in rows)
+            facts |= {"date": rows[-1][0], "id": rows[-1][1]}
+
+    def hold(self, lane: Lane, source: str) -> None:
+        with self._writing_durably() as db:
+            pair = (LANES.index(lane), self._source_id(db, source))
+            db.execute("insert or ignore into held values (?, ?)", pair)
+
+    def release(self, lane: Lane, source: str) -> None:
+        sql = """delete from held
+                 where lane = ? and source_id = (select id from source where url = ?)"""
+        with self._writing_durably() as db:
+            db.execute(sql, (LANES.index(lane), source))
+
+    def held(self) -> Sequence[tuple[Lane, str]]:
+        sql = "select lane, url from held join source on source.id = source_id order by lane, url"
+        return [(LANES[lane], str(url)) for lane, url in self._read(sql, ())]
 
     # Workers take them
 
-    def is_due(self) -> bool:
-        ((waiting, overdue),) = self._read(WAITING, {"now": self._now_ms()})
+    def is_due(self, avoiding: Collection[str] = ()) -> bool:
+        facts = {"now": self._now_ms(), "avoiding": json.dumps(list(avoiding))}
+        ((waiting, overdue),) = self._read(say.WAITING, facts)
         return bool(waiting or overdue)
 
-    def lease(self, worker: str, lease: timedelta) -> Task | None:
+    def lease(self, worker: str, lease: timedelta, avoiding: Collection[str] = ()) -> Task | None:
         now = self._now_ms()
+        facts = {"now": now, "avoiding": json.dumps(list(avoiding))}
         # Looked up without the write lock: idle workers do not hold up busy ones.
-        ((waiting, overdue),) = self._read(WAITING, {"now": now})
+        ((waiting, overdue),) = self._read(say.WAITING, facts)
         if not (waiting or overdue):
             return None
         _series_adapter()  # takes 0.1 s once: not between taking a task and having it
         with self._writing() as db:
             if overdue:
                 self._sweep(db, now)
-            token: int = db.execute(COUNT_LEASE).get
-            number = db.execute(self._order(token)).get
+            token: int = db.execute(say.COUNT_LEASE).get
+            number = db.execute(self._order(token), facts).get
             if number is None:
                 return None
             taken = {"id": number, "token": token, "worker": worker, "until": now + _ms(lease)}
-            (row,) = db.execute(TAKE, {**taken, "now": now}).fetchall()
+            (row,) = db.execute(say.TAKE, {**taken, "now": now}).fetchall()
         return _task(row)
 
     def _sweep(self, db: apsw.Connection, now: int) -> None:
         """Make ready what has waited long enough or was held too long; give up some of it."""
         facts = {"now": now, "sweep": SWEEP, "attempts": self._options.attempts}
-        db.execute(WAKE, facts)
-        for series_uid, configuration, status, attempt, reason in db.execute(TAKE_BACK, facts):
+        db.execute(say.WAKE, facts)
+        back = db.execute(say.TAKE_BACK, facts)
+        for series_uid, configuration, status, attempt, reason in back:
             if status == "failed":
                 extra = {"series_uid": series_uid, "configuration": configuration}
                 log.error("failed", extra={**extra, "attempt": attempt, "reason": reason})
 
     def _order(self, lease_number: int) -> str:
         fair = self._options.fair
-        return LEAST_URGENT if fair and lease_number % fair == 0 else MOST_URGENT
+        least = fair and lease_number % fair == 0
+        return say.LEAST_URGENT if least else say.MOST_URGENT
 
     def extend(self, task: Task, lease: timedelta) -> bool:
         until = self._now_ms() + _ms(lease)
-        return self._change(EXTEND, {"id": task.id, "token": task.token, "until": until}) > 0
+        return self._change(say.EXTEND, {"id": task.id, "token": task.token, "until": until}) > 0
 
     def settle(self, task: Task, outcome: Outcome) -> bool:
         # Whatever takes long is done before the transaction.
@@ -327,7 +284,7 @@ class SqliteQueue:
         document = _pack(outcome) if isinstance(outcome, AnnotatedSeries) else None
         uid = task.series.series_uid
         with self._writing() as db:
-            db.execute(SETTLE, {"id": task.id, "token": task.token, **asdict(verdict)})
+            db.execute(say.SETTLE, {"id": task.id, "token": task.token, **asdict(verdict)})
             if not db.changes():
                 return False
             if document is not None:
@@ -343,8 +300,8 @@ class SqliteQueue:
                 return Verdict(status="rejected", reason=why, sentence=sentence, settled_ms=now)
             case Failed(reason=why, sentence=sentence):
                 return Verdict(status="failed", reason=why, sentence=sentence, settled_ms=now)
-            case Retry(sentence=text) if task.attempt >= self._options.attempts:
-                return Verdict(status="failed", reason=OFFLINE, sentence=text, settled_ms=now)
+            case Retry(reason=why, sentence=text) if task.attempt >= self._options.attempts:
+                return Verdict(status="failed", reason=why, sentence=text, settled_ms=now)
             case Retry(sentence=text):
                 due = now + self._wait_ms(task.attempt)
                 return Verdict(status="ready", sentence=text, due_ms=due, settled_ms=now)
@@ -356,30 +313,34 @@ class SqliteQueue:
 
     def give_back(self, task: Task) -> bool:
         row = {"id": task.id, "token": task.token, "now": self._now_ms()}
-        return self._change(GIVE_BACK, row) > 0
+        return self._change(say.GIVE_BACK, row) > 0
 
     def holders(self) -> Sequence[str]:
-        return [str(worker) for (worker,) in self._read(HOLDERS, {})]
+        return [str(worker) for (worker,) in self._read(say.HOLDERS, {})]
 
     def bury(self, worker: str) -> int:
-        return self._change(BURY, {"worker": worker, "now": self._now_ms()})
+        return self._change(say.BURY, {"worker": worker, "now": self._now_ms()})
 
     def retry(self, status: Status = "failed", reason: str = "") -> int:
-        return self._change(RETRY, {"status": status, "reason": reason, "now": self._now_ms()})
+        return self._change(say.RETRY, {"status": status, "reason": reason, "now": self._now_ms()})
 
     # The results feed
 
     def _publish(
-        self, db: apsw.Connection, series_uid: str, configuration: str, document: bytes | None
+        self,
+        db: apsw.Connection,
+        series_uid: str,
+        configuration: str,
+        document: bytes | None,
+        listed: int = 0,
     ) -> None:
         """Make this the feed's last word on the series; None is a tombstone."""
         old = "delete from result where series_uid = ? and (configuration = ? or document is null)"
         db.execute(old, (series_uid, configuration))
         db.execute("delete from aside where series_uid = ?", (series_uid,))
-        new = (
-            "insert into result (series_uid, configuration, document, settled_ms) values (?,?,?,?)"
-        )
-        db.execute(new, (series_uid, configuration, document, self._now_ms()))
+        new = """insert into result (series_uid, configuration, document, listed, settled_ms)
+                 values (?,?,?,?,?)"""
+        db.execute(new, (series_uid, configuration, document, listed, self._now_ms()))
 
     def _retract(self, db: apsw.Connection, series_uid: str, configuration: str) -> None:
         """Take a result out of the feed, so that another configuration's or a tombstone stands."""
@@ -389,7 +350,7 @@ class SqliteQueue:
         db.execute(sql, (series_uid, configuration))
         if not db.changes():
             return
-        other = """select configuration, document from result where series_uid = ?
+        other = """select configuration, document, listed from result where series_uid = ?
                    order by sequence desc limit 1"""
         rows: list[tuple[Any, ...]] = db.execute(other, (series_uid,)).fetchall()
         self._publish(db, series_uid, *(rows[0] if rows else (configuration, None)))
@@ -445,15 +406,35 @@ class SqliteQueue:
 
     # What became of them
 
-    def count(self) -> Mapping[tuple[Lane, Status], int]:
-        rows = self._read("select lane, status, tasks from tally where tasks > 0", ())
-        return {(LANES[lane], status): tasks for lane, status, tasks in rows}
+    def count(self, source: str = "") -> Mapping[tuple[Lane, Status], int]:
+        sql = """select lane, status, sum(tasks) from tally
+                 where tasks > 0 and (?1 = '' or source_id = (select id from source where url = ?1))
+                 group by lane, status"""
+        return {(LANES[lane], status): n for lane, status, n in self._read(sql, (source,))}
+
+    def pace(self, since: datetime) -> Mapping[Lane, int]:
+        facts = {"since": round(since.timestamp() * 1000)}
+        return {LANES[lane]: tasks for lane, tasks in self._read(say.PACE, facts)}
+
+    def _write_audit(
+        self, db: apsw.Connection, event: str, series_uid: str, source: str, sentence: str
+    ) -> None:
+        sql = """insert into audit (at_ms, event, series_uid, source, sentence)
+                 values (?, ?, ?, ?, ?)"""
+        db.execute(sql, (self._now_ms(), event, series_uid, source, sentence))
+
+    def audit(self, series_uid: str = "", limit: int = 100) -> Sequence[Audited]:
+        rows = self._read(say.AUDITED, {"series_uid": series_uid, "limit": limit})
+        return [
+            Audited(sequence=n, at=_moment(at), event=e, series_uid=uid, source=url, sentence=why)
+            for n, at, e, uid, url, why in rows
+        ]
 
     def reasons(self) -> Mapping[tuple[Status, str], int]:
-        return {(status, reason): tasks for status, reason, tasks in self._read(REASONS, ())}
+        return {(status, reason): tasks for status, reason, tasks in self._read(say.REASONS, ())}
 
     def states(self, series_uid: str) -> Sequence[TaskState]:
-        sql = f"{STATE} where series_uid = ? order by configuration"
+        sql = f"{say.STATE} where series_uid = ? order by configuration"
         return [_state(row) for row in self._read(sql, (series_uid,))]
 
     def find_states(
@@ -462,11 +443,15 @@ class SqliteQueue:
         if reason and status not in ("rejected", "failed"):
             return []
         why = "and reason = :reason and status in ('rejected', 'failed')" if reason else ""
-        sql = f"{STATE} where status = :status {why} order by updated_ms desc, id desc limit :limit"
+        sql = f"""{say.STATE} where status = :status {why}
+                  order by updated_ms desc, id desc limit :limit"""
         facts = {"status": status, "reason": reason, "limit": limit}
         return [_state(row) for row in self._read(sql, facts)]
 
     # The file
+
+    def probe(self) -> Iterator[Probe]:
+        yield from probe_file(self._file)
 
     def close(self) -> None:
         with self._lock:
@@ -575,6 +560,10 @@ def _task(row: tuple[Any, ...]) -> Task:
     )
 
 
+def _moment(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
+
+
 def _state(row: tuple[Any, ...]) -> TaskState:
     number, series, source, configuration, lane, status, attempt, reason, sentence, updated = row
     return TaskState(
@@ -587,5 +576,5 @@ def _state(row: tuple[Any, ...]) -> TaskState:
         attempt=attempt,
         reason=reason,
         sentence=sentence,
-        updated=datetime.fromtimestamp(updated / 1000, UTC).isoformat(timespec="milliseconds"),
+        updated=_moment(updated),
     )

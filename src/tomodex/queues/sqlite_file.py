@@ -6,16 +6,20 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
 import apsw
 
-from tomodex.errors import Misconfigured, Unavailable
+from tomodex.errors import Misconfigured, TomodexError, Unavailable
+from tomodex.probe import Probe, probe_room
 
 #: Older ones can corrupt a WAL file that two processes checkpoint at once (sqlite.org/wal.html).
 OLDEST_SQLITE = (3, 51, 3)
+
+#: A look at the pages takes no longer; a file of many GB is then looked at in part.
+PROBE_S = 5.0
 
 #: "TOMO", so that `file` and we can tell our files from those of other programs.
 APPLICATION_ID = 0x544F4D4F
@@ -98,6 +102,85 @@ create trigger task_moved after update of lane, status on task
 end;
 create trigger task_removed after delete on task begin
     update tally set tasks = tasks - 1 where lane = old.lane and status = old.status;
+end;
+""",
+    """
+create table source (id integer primary key, url text not null unique) strict;
+alter table task add column source_id integer not null default 0;
+drop trigger task_added;
+drop trigger task_moved;
+drop trigger task_removed;
+drop index task_waiting;
+-- All sources of the series that more than one of them has listed.
+create table elsewhere (
+    series_uid text    not null,
+    source_id  integer not null,
+    primary key (series_uid, source_id)
+) strict, without rowid;
+create index elsewhere_source on elsewhere (source_id);
+-- Lanes that nothing is handed out of, source by source.
+create table held (
+    lane      integer not null,
+    source_id integer not null,
+    primary key (lane, source_id)
+) strict, without rowid;
+alter table result add column listed integer not null default 0;   -- 1: nobody has worked on it
+-- Only ever added to.
+create table audit (
+    sequence   integer primary key autoincrement,
+    at_ms      integer not null,
+    event      text    not null,
+    series_uid text    not null,
+    source     text    not null,
+    sentence   text    not null
+) strict;
+create index audit_series on audit (series_uid);
+create trigger audit_is_not_changed before update on audit begin
+    select raise(abort, 'the audit is only added to');
+end;
+create trigger audit_is_not_removed before delete on audit begin
+    select raise(abort, 'the audit is only added to');
+end;
+
+drop table tally;
+create table tally (
+    status    text    not null,
+    lane      integer not null,
+    source_id integer not null,
+    tasks     integer not null,
+    primary key (status, lane, source_id)
+) strict, without rowid;
+-- A row for each that there can be, made with the source, as that makes counting cheaper.
+create trigger source_added after insert on source begin
+    insert into tally
+    select status.column1, lane.column1, new.id, 0
+    from (values (0), (1), (2), (3)) as lane,
+         (values ('ready'), ('in-progress'), ('completed'), ('rejected'), ('failed')) as status;
+end;
+insert into source (url) select distinct source from task;
+update task set source_id = (select id from source where url = task.source);
+alter table task drop column source;
+-- By source, so that those of an archive which is left alone are passed over at once.
+create index task_waiting on task (lane, source_id, study_date, id)
+    where status = 'ready' and due_ms = 0;
+create index task_date on task (source_id, study_date);
+update tally set tasks = n
+    from (select status as s, lane as l, source_id as i, count(*) as n from task group by 1, 2, 3)
+    where status = s and lane = l and source_id = i;
+create trigger task_added after insert on task begin
+    update tally set tasks = tasks + 1
+        where status = new.status and lane = new.lane and source_id = new.source_id;
+end;
+create trigger task_moved after update of status, lane, source_id on task
+    when old.status <> new.status or old.lane <> new.lane or old.source_id <> new.source_id begin
+    update tally set tasks = tasks - 1
+        where status = old.status and lane = old.lane and source_id = old.source_id;
+    update tally set tasks = tasks + 1
+        where status = new.status and lane = new.lane and source_id = new.source_id;
+end;
+create trigger task_removed after delete on task begin
+    update tally set tasks = tasks - 1
+        where status = old.status and lane = old.lane and source_id = old.source_id;
 end;
 """,
 )
@@ -253,3 +336,36 @@ def _wait_for(descriptor: int, name: str, busy_s: float) -> None:
             time.sleep(POLL_S)
         else:
             return
+
+
+def probe_file(file: str) -> Iterator[Probe]:
+    """Look whether the file is whole and has room to grow; "" is one in memory."""
+    yield Probe(subject="SQLite", verdict="ok", sentence=f"version {apsw.sqlite_lib_version()}")
+    if not file:
+        return
+    try:
+        with named_errors(file), closing(apsw.Connection(file)) as db:
+            yield _probe_pages(db, file)
+    except TomodexError as error:
+        advice = "see that this user may write to the folder, or restore the file from a backup"
+        yield Probe(subject="queue file", verdict="wrong", sentence=str(error), advice=advice)
+    yield probe_room(Path(file).parent)
+
+
+def _probe_pages(db: apsw.Connection, file: str) -> Probe:
+    """A quick look through the file's pages, as far as it gets in some seconds."""
+    end = time.monotonic() + PROBE_S
+    db.set_progress_handler(lambda: time.monotonic() > end, 10_000)
+    size_mb = Path(file).stat().st_size / 1e6
+    try:
+        found = str(db.pragma("quick_check"))
+    except apsw.InterruptError:
+        found = "ok"
+    if found != "ok":
+        return Probe(
+            subject="queue file",
+            verdict="wrong",
+            sentence=f"{file}: {found}",
+            advice="stop everything that uses it and restore it from a backup",
+        )
+    return Probe(subject="queue file", verdict="ok", sentence=f"whole, {size_mb:,.0f} MB")
