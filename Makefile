@@ -36,13 +36,16 @@ test-servers: $(READY)  ## the tests that need real servers; a missing server fa
 	sh tests/servers/install.sh
 	CI=true $(BIN)/python -m pytest -m server tests/servers
 
-# Needs TOMODEX_TEST_WEIGHTS (a folder with `tiny` and `standin_297`) and TOMODEX_REAL_DATA.
-test-engine: $(READY) $(ENGINE)/ready  ## our labels against the official package, which it installs (7 GB)
+# Need TOMODEX_TEST_WEIGHTS (a folder with `tiny` and `standin_297`) and TOMODEX_REAL_DATA.
+test-engine: $(READY) $(ENGINE)/ready  ## with torch and the official package, which it installs (7 GB)
+	$(ENGINE)/bin/python -m pytest tests/test_nnunet_torch.py
 	TOMODEX_ENGINE_PYTHON=$(CURDIR)/$(ENGINE)/bin/python $(BIN)/python -m pytest -s tests/engine
 
-$(ENGINE)/ready: requirements/engine-parity.txt
-	$(PYTHON) -m venv $(ENGINE)
-	$(ENGINE)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/engine-parity.txt
+# It has all that .venv has but for the tools.
+$(ENGINE)/ready: $(READY) requirements/engine-parity.txt
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(ENGINE)
+	$(BIN)/uv pip install --quiet --python $(ENGINE)/bin/python --require-hashes -r requirements/engine-parity.txt
+	$(BIN)/uv pip install --quiet --python $(ENGINE)/bin/python --no-deps --no-build-isolation -e .
 	@touch $(ENGINE)/ready
 
 bench: $(READY)  ## every benchmark that needs no weights, one line of JSON each
@@ -54,9 +57,12 @@ bench-engine: $(READY)  ## the engine on a CT of 336 slices; needs weights, see 
 schema: $(READY)  ## write the published JSON Schema anew, after a change of AnnotatedSeries
 	$(BIN)/python -m tests.annotated_series_schema
 
-lock:  ## pin the newest allowed versions again (needs uv)
-	uv pip compile --quiet --universal --generate-hashes --no-header pyproject.toml -o requirements/base.txt
-	uv pip compile --quiet --universal --generate-hashes --no-header pyproject.toml --group dev -c requirements/base.txt -o requirements/dev.txt
+LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header pyproject.toml
+
+lock: $(READY)  ## pin the newest allowed versions again
+	$(LOCK) -o requirements/base.txt
+	$(LOCK) --group dev -c requirements/base.txt -o requirements/dev.txt
+	$(LOCK) --extra gpu --extra reference --group engine -o requirements/engine-parity.txt
 
 clean:  ## remove what make made
 	rm -rf $(VENV) $(ENGINE) demo-data
