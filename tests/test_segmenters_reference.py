@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from tests.official_package import DENSITY, TRICKS, write_package, write_weights
 from tests.test_resampling import axial, tilted, turned
 from tomodex.errors import Misconfigured, TomodexError, Unavailable
 from tomodex.measurement import measure
-from tomodex.segmenters import open_segmenter
+from tomodex.segmenters import Costly, open_segmenter
 from tomodex.segmenters.reference import Reference, process
 from tomodex.volume import Volume
 
@@ -66,7 +65,7 @@ def reference(open_reference):
 
 def folder_of(reference):
     """The private folder that its process works in."""
-    return Path(os.readlink(f"/proc/{reference._official._process.pid}/cwd"))
+    return Path(f"/proc/{reference._official._process.pid}/cwd").readlink()
 
 
 def is_running(pid):
@@ -185,10 +184,12 @@ def test_an_answer_that_takes_too_long_is_not_waited_for(open_reference):
     assert not is_running(pid)
 
 
-def test_larger_grids_may_take_longer(reference):
-    small, large = (axial(np.zeros((n, 10, 10)), (3, 3, 3)) for n in (1, 10_000))
-    assert 300 <= reference._deadline_s(small) < 301
-    assert reference._deadline_s(large) == pytest.approx(400)
+def test_larger_grids_are_expected_to_take_longer(reference, open_reference):
+    small, large = (axial(np.zeros((n, 100, 100)), (3, 3, 3)) for n in (1, 100))
+    assert reference.seconds(small) == pytest.approx(10, abs=0.5)
+    assert reference.seconds(large) == pytest.approx(10 + 15)
+    assert open_reference("&resolution=1.5").seconds(large) == pytest.approx(10 + 15 * 8 * 5)
+    assert isinstance(reference, Costly)
 
 
 def test_another_grid_than_expected_is_refused(reference):

@@ -96,22 +96,16 @@ def choose_series(listings: Iterable[Listing], rules: Rules, count: int) -> tupl
         if select(listing, rules).wanted:
             drawn.append(listing.series)
         if len(drawn) > _HELD + 4 * count:
-            drawn = [*_firsts(drawn)[:count], *_by_lot(drawn)[:count]]
-    firsts = _firsts(drawn)
-    chosen = {series.series_uid: series for series in (*firsts[:count], *_by_lot(drawn))}
-    return tuple(chosen.values())[:count]
+            drawn = _draw(drawn, count)
+    return tuple(_draw(drawn, count)[:count])
 
 
-def _by_lot(series: Iterable[Series]) -> list[Series]:
-    return sorted(series, key=lambda s: hashlib.sha256(s.series_uid.encode()).digest())
-
-
-def _firsts(series: Iterable[Series]) -> list[Series]:
-    """The first of each study, by lot."""
-    found: dict[str, Series] = {}
-    for one in _by_lot(series):
-        found.setdefault(one.study_uid, one)
-    return list(found.values())
+def _draw(series: Iterable[Series], count: int) -> list[Series]:
+    """By lot the first of `count` studies, then the first `count` of all."""
+    by_lot = sorted(series, key=lambda s: hashlib.sha256(s.series_uid.encode()).digest())
+    firsts = {one.study_uid: one for one in reversed(by_lot)}
+    of_studies = [one for one in by_lot if firsts[one.study_uid] is one][:count]
+    return list({one.series_uid: one for one in (*of_studies, *by_lot[:count])}.values())
 
 
 def warm_up(segmenter: Segmenter) -> None:
