@@ -1,6 +1,7 @@
 """Where annotated series go, besides the index.
 
-    ndjson:  one JSON line per series   ndjson.py
+    ndjson:      one JSON line per series   ndjson.py
+    fhir+https:  a FHIR R5 server           fhir.py
 
 The scheme of a URL picks one of these; see `registry.py`.
 """
@@ -14,7 +15,11 @@ from tomodex.annotation import AnnotatedSeries
 from tomodex.probe import Probe
 from tomodex.registry import open_adapter
 
-ADAPTERS = {"ndjson": "tomodex.sinks.ndjson:NdjsonSink"}
+ADAPTERS = {
+    "ndjson": "tomodex.sinks.ndjson:NdjsonSink",
+    "fhir+https": "tomodex.sinks.fhir:FhirSink",
+    "fhir+http": "tomodex.sinks.fhir:FhirSink",
+}
 
 
 class Sink(Protocol):

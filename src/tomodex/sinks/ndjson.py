@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tomodex.annotation import AnnotatedSeries, to_json
 from tomodex.errors import Misconfigured, Unavailable
+from tomodex.probe import Probe, probe_room
 from tomodex.registry import path_of
 
 #: How much is read at a time when the end of the last whole line is looked for.
@@ -38,6 +39,12 @@ class NdjsonSink:
         import orjson
 
         self._append(orjson.dumps({"series_uid": uid, "erased": True}) for uid in series_uids)
+
+    def probe(self) -> Iterator[Probe]:
+        """Whether the file is open for us, and has room to grow."""
+        size_mb = os.fstat(self._file).st_size / 1e6
+        yield Probe(subject="file", verdict="ok", sentence=f"{self._path}: {size_mb:,.0f} MB")
+        yield probe_room(self._path.absolute().parent)
 
     def close(self) -> None:
         if self._file >= 0:

@@ -10,24 +10,27 @@ What is filled from where, and why: docs/reference/fhir.md.
 
 from __future__ import annotations
 
-from tomodex.formats.fhir.bundle import WriteMode, transaction
+from tomodex.formats.fhir.bundle import WriteMode, transaction, withdrawal
 from tomodex.formats.fhir.naming import Naming
 from tomodex.formats.fhir.observing import observations
 from tomodex.formats.fhir.resources import (
     IndexedSeries,
     Resource,
+    Study,
     body_structure,
     device,
     imaging_study,
     indexed_series,
     patient,
     provenance,
+    study_of,
 )
 
 __all__ = [
     "IndexedSeries",
     "Naming",
     "Resource",
+    "Study",
     "WriteMode",
     "body_structure",
     "device",
@@ -36,5 +39,7 @@ __all__ = [
     "observations",
     "patient",
     "provenance",
+    "study_of",
     "transaction",
+    "withdrawal",
 ]

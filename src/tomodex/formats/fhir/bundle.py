@@ -17,12 +17,18 @@ from tomodex.formats.fhir.naming import Naming
 from tomodex.formats.fhir.resources import (
     IndexedSeries,
     Resource,
+    Study,
     body_structure,
+    body_structure_id,
     device,
     imaging_study,
     is_uid,
     patient,
+    patient_id,
+    patient_identifier,
     provenance,
+    study_id,
+    study_of,
 )
 
 WriteMode = Literal["put", "conditional"]
@@ -56,6 +62,52 @@ def transaction(
     return {"resourceType": "Bundle", "type": "transaction", "entry": entries}
 
 
+def withdrawal(
+    study: Study,
+    series_uid: str,
+    rest: Sequence[IndexedSeries],
+    provenance_ids: Sequence[str],
+    naming: Naming,
+    mode: WriteMode = "put",
+) -> Resource:
+    """The transaction that takes a series out of its study, and what was said of it away.
+
+    Args:
+        rest: the other indexed series of the study; without any, the ImagingStudy goes too.
+        provenance_ids: those of every run on the series, which would point at nothing.
+    """
+    gone = [f"Provenance/{one}" for one in provenance_ids]
+    if mode == "put":
+        gone.append(f"BodyStructure/{body_structure_id(series_uid, naming)}")
+    else:
+        system = naming.identifiers("series-annotation")
+        gone.append(f"BodyStructure?{_condition_of(system, series_uid)}")
+    entries: list[Resource] = []
+    if rest:
+        left = imaging_study(study, rest, naming)
+        entries.append(_put(left, naming) if mode == "put" else _alone(left, study, rest, naming))
+    elif mode == "put":
+        gone.insert(0, f"ImagingStudy/{study_id(study.study_uid, naming)}")
+    else:
+        system, value = "urn:dicom:uid", f"urn:oid:{study.study_uid}"
+        gone.insert(0, f"ImagingStudy?{_condition_of(system, value)}")
+    deletions = [{"request": {"method": "DELETE", "url": url}} for url in gone]
+    return {"resourceType": "Bundle", "type": "transaction", "entry": [*deletions, *entries]}
+
+
+def _alone(
+    resource: Resource, study: Study, rest: Sequence[IndexedSeries], naming: Naming
+) -> Resource:
+    """An ImagingStudy without its Patient beside it, who is found by the pseudonym."""
+    condition = _condition_of(*patient_identifier(study, naming))
+    links = {
+        **_siblings(rest, naming),
+        f"Patient/{patient_id(study, naming)}": f"Patient?{condition}",
+        _address(resource): f"urn:uuid:{_uuid(resource, naming)}",
+    }
+    return _conditional(resource, links)
+
+
 def resources_of(
     annotated: AnnotatedSeries, study: Sequence[IndexedSeries], naming: Naming
 ) -> list[Resource]:
@@ -68,7 +120,7 @@ def resources_of(
         if not is_uid(uid):
             raise Unsuitable("not_dicom", "a series or study without a valid UID has no FHIR")
     found = body_structure(annotated, naming)
-    study_of_it = imaging_study(annotated, study, naming)
+    study_of_it = imaging_study(study_of(annotated), study, naming)
     if annotated.provenance.algorithm is None:
         return [patient(annotated, naming), study_of_it]
     return [

@@ -22,6 +22,7 @@ from tomodex.formats.fhir.resources import (
     patient_id,
     quantity,
     study_id,
+    study_of,
 )
 
 VOLUME = {"system": naming.SNOMED, "code": "118565006", "display": "Volume"}
@@ -62,7 +63,7 @@ def _observation(
         "identifier": [
             {"system": naming_.identifiers("series-measurement"), "value": "|".join(key)}
         ],
-        "partOf": [{"reference": f"ImagingStudy/{study_id(annotated, naming_)}"}],
+        "partOf": [{"reference": f"ImagingStudy/{study_id(annotated.series.study_uid, naming_)}"}],
         "status": "final",
         "category": [
             {
@@ -72,7 +73,7 @@ def _observation(
             }
         ],
         "code": {"coding": [code]},
-        "subject": {"reference": f"Patient/{patient_id(annotated, naming_)}"},
+        "subject": {"reference": f"Patient/{patient_id(study_of(annotated), naming_)}"},
         **({"effectiveDateTime": started} if started else {}),
         "issued": annotated.provenance.finished,
         "valueQuantity": value,

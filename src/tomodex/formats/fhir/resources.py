@@ -53,6 +53,22 @@ class IndexedSeries:
     shows_structures: bool = False  #: so that there is a BodyStructure of it
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """What an ImagingStudy says besides its series."""
+
+    study_uid: str
+    patient: str  #: pseudonym; "" where the patient is not known
+    started: str = ""  #: a FHIR date; "" where none is known
+
+
+def study_of(annotated: AnnotatedSeries) -> Study:
+    """The study that a series belongs to."""
+    series = annotated.series
+    started = _date(series.attributes.get("StudyDate"))
+    return Study(study_uid=series.study_uid, patient=series.patient, started=started)
+
+
 def indexed_series(annotated: AnnotatedSeries) -> IndexedSeries:
     """What the ImagingStudy will say of a series."""
     series, attributes = annotated.series, annotated.series.attributes
@@ -72,10 +88,11 @@ def indexed_series(annotated: AnnotatedSeries) -> IndexedSeries:
 
 def patient(annotated: AnnotatedSeries, naming_: Naming) -> Resource:
     """The patient, by a pseudonym alone; of a series without one, whoever this study shows."""
-    system, value = _patient_identifier(annotated, naming_)
+    study = study_of(annotated)
+    system, value = patient_identifier(study, naming_)
     return {
         "resourceType": "Patient",
-        "id": patient_id(annotated, naming_),
+        "id": patient_id(study, naming_),
         "meta": {
             "profile": [naming_.profile("tomodex-patient")],
             "security": [_code(naming.OBSERVATION_VALUE, "PSEUDED", "pseudonymized")],
@@ -85,46 +102,39 @@ def patient(annotated: AnnotatedSeries, naming_: Naming) -> Resource:
     }
 
 
-def patient_id(annotated: AnnotatedSeries, naming_: Naming) -> str:
-    """The id of the Patient that a series belongs to."""
-    return naming_.id_of("Patient", *_patient_identifier(annotated, naming_))
+def patient_id(study: Study, naming_: Naming) -> str:
+    """The id of the Patient whom a study shows."""
+    return naming_.id_of("Patient", *patient_identifier(study, naming_))
 
 
-def _patient_identifier(annotated: AnnotatedSeries, naming_: Naming) -> tuple[str, str]:
-    if annotated.series.patient:
-        return naming_.patients, annotated.series.patient
-    return naming_.identifiers("unknown-patient-of-study"), annotated.series.study_uid
+def patient_identifier(study: Study, naming_: Naming) -> tuple[str, str]:
+    """System and value that a patient is known by; of an unknown one, those of the study."""
+    if study.patient:
+        return naming_.patients, study.patient
+    return naming_.identifiers("unknown-patient-of-study"), study.study_uid
 
 
-def imaging_study(
-    annotated: AnnotatedSeries, study: Sequence[IndexedSeries], naming_: Naming
-) -> Resource:
-    """The study that a series belongs to, with all of its series that are indexed.
-
-    Args:
-        annotated: any series of the study.
-        study: every indexed series of it, this one included.
-    """
-    ordered = sorted(study, key=lambda s: (s.number is None, s.number or 0, s.series_uid))
+def imaging_study(study: Study, indexed: Sequence[IndexedSeries], naming_: Naming) -> Resource:
+    """A study with all of its series that are indexed."""
+    ordered = sorted(indexed, key=lambda s: (s.number is None, s.number or 0, s.series_uid))
     modalities = sorted({series.modality for series in ordered})
     counts = [series.instance_count for series in ordered if series.instance_count is not None]
-    started = _date(annotated.series.attributes.get("StudyDate"))
     return {
         "resourceType": "ImagingStudy",
-        "id": study_id(annotated, naming_),
+        "id": study_id(study.study_uid, naming_),
         "meta": {"profile": [naming_.profile("tomodex-imaging-study")]},
         "identifier": [
             {
                 "use": "official",
                 "type": {"coding": [_code(naming.DCM, "110180", "Study Instance UID")]},
                 "system": naming.DICOM_UID,
-                "value": f"urn:oid:{annotated.series.study_uid}",
+                "value": f"urn:oid:{study.study_uid}",
             }
         ],
         "status": "available",
         "modality": [{"coding": [_modality(modality)]} for modality in modalities],
-        "subject": {"reference": f"Patient/{patient_id(annotated, naming_)}"},
-        **({"started": started} if started else {}),
+        "subject": {"reference": f"Patient/{patient_id(study, naming_)}"},
+        **({"started": study.started} if study.started else {}),
         "numberOfSeries": len(ordered),
         # Of some series nobody may have said how many; then the sum would be wrong.
         **({"numberOfInstances": sum(counts)} if len(counts) == len(ordered) else {}),
@@ -132,13 +142,13 @@ def imaging_study(
     }
 
 
-def study_id(annotated: AnnotatedSeries, naming_: Naming) -> str:
-    """The id of the ImagingStudy that a series belongs to."""
-    return naming_.id_of("ImagingStudy", annotated.series.study_uid)
+def study_id(study_uid: str, naming_: Naming) -> str:
+    """The id of the ImagingStudy of a study."""
+    return naming_.id_of("ImagingStudy", study_uid)
 
 
 def _series(series: IndexedSeries, naming_: Naming) -> Resource:
-    reference = f"BodyStructure/{naming_.id_of('BodyStructure', series.series_uid)}"
+    reference = f"BodyStructure/{body_structure_id(series.series_uid, naming_)}"
     return {
         "id": element_id(series.series_uid),
         "uid": series.series_uid,
@@ -159,7 +169,7 @@ def body_structure(annotated: AnnotatedSeries, naming_: Naming) -> Resource | No
     unit = HOUNSFIELD if annotated.series.modality in ("CT", "") else ARBITRARY
     return {
         "resourceType": "BodyStructure",
-        "id": body_structure_id(annotated, naming_),
+        "id": body_structure_id(annotated.series.series_uid, naming_),
         "meta": {
             "profile": [naming_.profile("tomodex-body-structure")],
             "security": [asserted_by_ai()],
@@ -173,13 +183,13 @@ def body_structure(annotated: AnnotatedSeries, naming_: Naming) -> Resource | No
         "active": True,
         "includedStructure": [_structure(one, unit, naming_) for one in annotated.annotations],
         "description": "Structures found by automatic segmentation in one imaging series",
-        "patient": {"reference": f"Patient/{patient_id(annotated, naming_)}"},
+        "patient": {"reference": f"Patient/{patient_id(study_of(annotated), naming_)}"},
     }
 
 
-def body_structure_id(annotated: AnnotatedSeries, naming_: Naming) -> str:
+def body_structure_id(series_uid: str, naming_: Naming) -> str:
     """The id of the BodyStructure of a series."""
-    return naming_.id_of("BodyStructure", annotated.series.series_uid)
+    return naming_.id_of("BodyStructure", series_uid)
 
 
 def asserted_by_ai() -> Resource:
@@ -283,9 +293,9 @@ def provenance(annotated: AnnotatedSeries, naming_: Naming) -> Resource:
     """Which Device looked at which series, and when; one for each run."""
     made, uid = annotated.provenance, annotated.series.series_uid
     target = (
-        f"BodyStructure/{body_structure_id(annotated, naming_)}"
+        f"BodyStructure/{body_structure_id(annotated.series.series_uid, naming_)}"
         if annotated.annotations
-        else f"ImagingStudy/{study_id(annotated, naming_)}"
+        else f"ImagingStudy/{study_id(annotated.series.study_uid, naming_)}"
     )
     return {
         "resourceType": "Provenance",
@@ -298,7 +308,7 @@ def provenance(annotated: AnnotatedSeries, naming_: Naming) -> Resource:
             "coding": [_code(naming.DATA_OPERATION, "CREATE", "create")],
             "text": "Anatomical indexing of an imaging series",
         },
-        "patient": {"reference": f"Patient/{patient_id(annotated, naming_)}"},
+        "patient": {"reference": f"Patient/{patient_id(study_of(annotated), naming_)}"},
         "agent": [
             {
                 "type": {"coding": [_code(naming.AGENT_TYPE, "assembler", "Assembler")]},
@@ -310,7 +320,7 @@ def provenance(annotated: AnnotatedSeries, naming_: Naming) -> Resource:
                 "role": "source",
                 "what": {
                     "extension": [{"url": naming.TARGET_ELEMENT, "valueUri": element_id(uid)}],
-                    "reference": f"ImagingStudy/{study_id(annotated, naming_)}",
+                    "reference": f"ImagingStudy/{study_id(annotated.series.study_uid, naming_)}",
                 },
             }
         ],

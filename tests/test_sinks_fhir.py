@@ -1,0 +1,204 @@
+"""Sending to a FHIR server: what is sent, what is sent again, and what is given up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
+
+from tests.annotated import ONE
+from tomodex.annotation import AnnotatedSeries
+from tomodex.errors import Misconfigured, Unavailable, Unsuitable
+from tomodex.sinks import open_sink
+from tomodex.sinks.fhir import FhirSink
+
+
+class Server:
+    """A FHIR server that keeps what it is sent, and answers as a test wants it to."""
+
+    def __init__(self, http: HTTPServer) -> None:
+        self.url = f"fhir+{http.url_for('/fhir')}"
+        self.sent: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.answers: list[Response] = []
+        http.expect_request("/fhir", method="POST").respond_with_handler(self._take)
+
+    def _take(self, request: Request) -> Response:
+        self.headers.append(dict(request.headers))
+        answer = self.answers.pop(0) if self.answers else Response("{}", 200)
+        if answer.status_code < 300:
+            self.sent.append(request.get_json(force=True))
+        return answer
+
+    def resources(self, kind: str) -> list[dict[str, Any]]:
+        found = [e["resource"] for bundle in self.sent for e in bundle["entry"] if "resource" in e]
+        return [one for one in found if one["resourceType"] == kind]
+
+
+@pytest.fixture
+def server(httpserver: HTTPServer) -> Server:
+    return Server(httpserver)
+
+
+def sibling(uid: str) -> AnnotatedSeries:
+    return replace(ONE, series=replace(ONE.series, series_uid=uid))
+
+
+def sink(server: Server, query: str = "", state: Path | None = None) -> FhirSink:
+    return FhirSink(f"{server.url}?{query}", state, sleep=lambda s: None)
+
+
+def test_a_study_is_sent_with_every_series_that_was_sent_of_it(
+    server: Server, tmp_path: Path
+) -> None:
+    sink(server, state=tmp_path).write([ONE])
+    sink(server, state=tmp_path).write([sibling("1.2.4")])
+    first, second = server.resources("ImagingStudy")
+    assert [s["uid"] for s in first["series"]] == ["1.2.3"]
+    assert [s["uid"] for s in second["series"]] == ["1.2.3", "1.2.4"]
+    assert first["id"] == second["id"]
+
+
+def test_two_servers_do_not_share_what_was_sent(
+    server: Server, tmp_path: Path, httpserver: HTTPServer
+) -> None:
+    httpserver.expect_request("/other").respond_with_data("{}")
+    other = FhirSink(f"fhir+{httpserver.url_for('/other')}", tmp_path)
+    other.write([ONE])
+    sink(server, state=tmp_path).write([sibling("1.2.4")])
+    (study,) = server.resources("ImagingStudy")
+    assert [s["uid"] for s in study["series"]] == ["1.2.4"]
+
+
+@pytest.mark.parametrize("status", [409, 412, 429, 500, 503])
+def test_what_a_server_cannot_take_now_is_sent_again(server: Server, status: int) -> None:
+    server.answers = [Response("", status), Response("", status)]
+    sink(server).write([ONE])
+    assert len(server.sent) == 1
+    assert len(server.headers) == 3
+
+
+def test_a_server_is_asked_again_when_it_says_so(server: Server) -> None:
+    server.answers = [Response("", 429, {"Retry-After": "7"}), Response("", 503)]
+    slept: list[float] = []
+    FhirSink(server.url, sleep=slept.append).write([ONE])
+    assert slept == [7.0, 1.0]
+
+
+def test_a_server_that_never_takes_it_is_unavailable_and_nothing_is_remembered(
+    server: Server, tmp_path: Path
+) -> None:
+    server.answers = [Response("", 503)] * 3
+    with pytest.raises(Unavailable, match="503, 3 times"):
+        sink(server, "tries=3", tmp_path).write([ONE])
+    sink(server, state=tmp_path).write([sibling("1.2.4")])
+    (study,) = server.resources("ImagingStudy")
+    assert [s["uid"] for s in study["series"]] == ["1.2.4"]
+
+
+def test_a_server_that_is_not_there_is_unavailable() -> None:
+    with pytest.raises(Unavailable, match="ConnectionError"):
+        FhirSink("fhir+http://127.0.0.1:9/fhir?tries=2", sleep=lambda s: None).write([ONE])
+
+
+def test_one_refused_series_is_unsuitable_and_its_reason_has_no_text_of_the_server(
+    server: Server,
+) -> None:
+    outcome = (
+        '{"resourceType": "OperationOutcome", "issue": [{"code": "invariant", "diagnostics":'
+        ' "value pseudonym is wrong", "expression": ["Bundle.entry[0].resource"]}]}'
+    )
+    server.answers = [Response(outcome, 422)]
+    with pytest.raises(Unsuitable, match="422 invariant at Bundle") as refused:
+        sink(server).write([ONE])
+    assert "pseudonym" not in str(refused.value)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_server_that_refuses_us_stops_the_delivery(server: Server, status: int) -> None:
+    server.answers = [Response("", status)]
+    with pytest.raises(Misconfigured, match=str(status)):
+        sink(server).write([ONE])
+
+
+def test_a_token_is_sent_and_never_shown(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FHIR_TOKEN", "s3cret")
+    sink(server, "token=env:FHIR_TOKEN").write([ONE])
+    assert server.headers[0]["Authorization"] == "Bearer s3cret"
+    assert "s3cret" not in repr(vars(sink(server, "token=env:FHIR_TOKEN")))
+
+
+def test_observations_are_sent_on_request(server: Server) -> None:
+    sink(server, "observations=yes").write([ONE])
+    assert len(server.resources("Observation")) == 2
+
+
+def deletions(bundle: dict[str, Any]) -> list[str]:
+    requests = [entry["request"] for entry in bundle["entry"]]
+    return [
+        request["url"].partition("/")[0] for request in requests if request["method"] == "DELETE"
+    ]
+
+
+def test_a_series_that_is_gone_leaves_its_study(server: Server) -> None:
+    one = sink(server)
+    one.write([ONE, sibling("1.2.4")])
+    one.erase(["1.2.3"])
+    last = server.sent[-1]
+    assert deletions(last) == ["Provenance", "BodyStructure"]
+    assert [s["uid"] for s in server.resources("ImagingStudy")[-1]["series"]] == ["1.2.4"]
+
+
+def test_a_study_goes_with_its_last_series_and_with_every_run_on_it(server: Server) -> None:
+    one = sink(server)
+    later = replace(ONE, provenance=replace(ONE.provenance, finished="2027-01-01T00:00:00+01:00"))
+    one.write([ONE, later])
+    one.erase(["1.2.3"])
+    assert deletions(server.sent[-1]) == [
+        "ImagingStudy",
+        "Provenance",
+        "Provenance",
+        "BodyStructure",
+    ]
+
+
+def test_a_series_that_was_never_sent_is_not_erased(server: Server) -> None:
+    sink(server).erase(["1.2.3"])
+    assert server.sent == []
+
+
+def test_by_conditions_a_series_is_erased_by_its_identifier(server: Server) -> None:
+    one = sink(server, "mode=conditional")
+    one.write([ONE, sibling("1.2.4")])
+    one.erase(["1.2.3"])
+    urls = [entry["request"]["url"] for entry in server.sent[-1]["entry"]]
+    assert urls[1].startswith("BodyStructure?identifier=")
+    assert urls[2].startswith("ImagingStudy?identifier=")
+    study = server.resources("ImagingStudy")[-1]
+    assert study["subject"]["reference"].startswith("Patient?identifier=")
+
+
+@pytest.mark.parametrize(
+    ("document", "verdict"),
+    [
+        ('{"fhirVersion": "5.0.0", "software": {"name": "HAPI", "version": "8"}}', "ok"),
+        ('{"fhirVersion": "4.0.1"}', "wrong"),
+        ("no json", "wrong"),
+    ],
+)
+def test_a_server_is_probed_for_its_version(
+    httpserver: HTTPServer, document: str, verdict: str
+) -> None:
+    httpserver.expect_request("/fhir/metadata").respond_with_data(document)
+    (found,) = FhirSink(f"fhir+{httpserver.url_for('/fhir')}").probe()
+    assert found.verdict == verdict
+
+
+def test_it_is_opened_by_its_url() -> None:
+    assert isinstance(open_sink("fhir+https://fhir.example/r5"), FhirSink)
