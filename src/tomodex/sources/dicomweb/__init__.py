@@ -1,0 +1,1 @@
+"""DICOMweb servers: QIDO-RS to find series, WADO-RS to retrieve them (DICOM PS3.18)."""
