@@ -1,6 +1,7 @@
 """Where series come from.
 
-    folder:  DICOM files and archives of them under a directory   folder.py
+    folder:                         DICOM files and archives of them in a directory   folder.py
+    dicomweb+https: dicomweb+http:  servers of QIDO-RS and WADO-RS                    dicomweb/
 
 The scheme of a URL picks one of these; see `registry.py`.
 """
@@ -17,7 +18,11 @@ from tomodex.probe import Probe
 from tomodex.registry import open_adapter
 from tomodex.series import Listing, Series
 
-ADAPTERS = {"folder": "tomodex.sources.folder:FolderSource"}
+ADAPTERS = {
+    "folder": "tomodex.sources.folder:FolderSource",
+    "dicomweb+https": "tomodex.sources.dicomweb.source:DicomWebSource",
+    "dicomweb+http": "tomodex.sources.dicomweb.source:DicomWebSource",
+}
 
 
 class Progress(Protocol):
