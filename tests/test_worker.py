@@ -6,17 +6,21 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.contracts.queue import HOUR, annotated, ct, feed, new, status_of
 from tomodex import worker
+from tomodex.bounds import TOO_MUCH
 from tomodex.errors import BadQuery, Misconfigured, Unavailable, Unsuitable
 from tomodex.queues import Failed, Rejected, Retry
 from tomodex.queues.sqlite import SqliteQueue
@@ -254,6 +258,9 @@ def index_all(url: str, name: str, stop) -> None:
 def dangerous(task):
     if task.series.series_uid.startswith("kills"):
         os.kill(os.getpid(), signal.SIGKILL)
+    if task.series.series_uid.startswith("leaves"):
+        Path(task.source.removeprefix("folder://"), "told").write_text(tempfile.mkdtemp())
+        os.kill(os.getpid(), signal.SIGKILL)
     if task.series.series_uid.startswith("slow"):
         time.sleep(60)
     return annotated(task.series)
@@ -282,6 +289,31 @@ def test_workers_outlive_a_series_that_kills_them(tmp_path):
     assert queue.count() == {("on-demand", "completed"): 20, ("on-demand", "failed"): 1}
     assert queue.reasons() == {("failed", "worker_lost"): 1}
     assert seen[-1] == queue.count()
+
+
+def test_images_that_a_dead_worker_had_retrieved_are_removed(tmp_path):
+    url = f"sqlite://{tmp_path}/tomodex.db?attempts=1"
+    queue = SqliteQueue(url)
+    queue.put([replace(new("leaves"), source=f"folder://{tmp_path}")])
+    run_workers(
+        1,
+        partial(index_all, url),
+        bury=queue.bury,
+        finished=lambda: nothing_left(queue),
+        progress=lambda: None,
+    )
+    left = Path((tmp_path / "told").read_text())
+    assert status_of(queue, "leaves") == "failed"
+    assert not left.exists()
+    assert not left.parent.exists()
+
+
+def test_workers_that_were_ended_for_taking_too_much_did_not_start_in_vain():
+    place = worker._Place()
+    for _ in range(worker.FALSE_STARTS + 2):
+        place.process = SimpleNamespace(exitcode=TOO_MUCH)
+        worker._mourn(place, lambda name: 0)
+    assert place.false_starts == 0
 
 
 def test_workers_that_cannot_start_are_not_started_for_ever(monkeypatch):

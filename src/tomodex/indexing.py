@@ -20,7 +20,15 @@ from tomodex.selection import load_rules
 from tomodex.settings import Settings
 from tomodex.sinks import Sink
 from tomodex.sources import Progress
-from tomodex.wiring import annotator_of, consumers_of, index_of, queue_of, source_of, with_source
+from tomodex.wiring import (
+    annotator_of,
+    bounds_of,
+    consumers_of,
+    index_of,
+    queue_of,
+    source_of,
+    with_source,
+)
 from tomodex.worker import Stop, bury_the_dead, run_workers, work
 
 log = logging.getLogger(__name__)
@@ -95,12 +103,14 @@ def work_off(settings: Settings, queue: Queue, delivery: Delivery, progress: Pro
 def be_worker(settings: Settings, worker: str, stop: Stop) -> None:
     """What each worker process does."""
     log_to_stderr(settings.log_level)
+    bounds = bounds_of(settings)
     work(
         queue_of(settings),
-        annotator_of(settings),
+        annotator_of(settings, bounds.expect),
         worker=worker,
         stop=stop,
         lease=timedelta(seconds=settings.lease_s),
+        bounds=bounds,
     )
 
 

@@ -15,7 +15,9 @@ from time import perf_counter
 import numpy as np
 
 from tomodex.annotation import AnnotatedSeries, Annotation, Image, Provenance, annotate
+from tomodex.bounds import Expect, ignore
 from tomodex.errors import Unsuitable
+from tomodex.expectation import expect_retrieval, expect_work
 from tomodex.geometry import Geometry
 from tomodex.instance import LPS, Instance
 from tomodex.measurement import measure
@@ -40,6 +42,8 @@ class Tools:
     rules: Rules
     segmenters: Sequence[Segmenter]  #: the first that has something to say counts
     terminology: Terminology
+    expect: Expect = ignore  #: is told how long what comes next may take
+    threads: int | None = None  #: that decode pixels; None: one for each core
 
 
 def annotate_series(series: Series, tools: Tools, configuration: str) -> AnnotatedSeries:
@@ -52,10 +56,12 @@ def annotate_series(series: Series, tools: Tools, configuration: str) -> Annotat
     started = _now()
     seconds: dict[str, float] = {}
     with TemporaryDirectory(prefix="tomodex-") as scratch:
+        tools.expect(*expect_retrieval(series))
         with _timed(seconds, "retrieve"):
             files = tools.source.retrieve(series, into=Path(scratch))
         with _timed(seconds, "load"):
             volume, image = open_series(series, files, tools)
+        tools.expect(*expect_work(volume, tools.segmenters))
         with _timed(seconds, "segment"):
             segmentation = segment(series, volume, tools, Path(scratch))
             volume.require_pixels()
@@ -88,7 +94,7 @@ def open_series(series: Series, files: Sequence[Path], tools: Tools) -> tuple[Fi
     chosen = select(Listing(series=series, instances=instances), tools.rules)
     if chosen.geometry is None:
         raise Unsuitable(chosen.reason, chosen.sentence)
-    volume = open_volume(chosen.instances, chosen.geometry)
+    volume = open_volume(chosen.instances, chosen.geometry, threads=tools.threads)
     return volume, describe(volume, chosen.geometry, chosen.left_out)
 
 

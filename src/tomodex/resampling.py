@@ -56,6 +56,11 @@ def resample(
     return Volume(voxels, facing.affine @ np.diag([*step, 1.0]), volume.modality)
 
 
+def grid_shape(volume: Volume, spacing_mm: tuple[float, float, float]) -> tuple[int, int, int]:
+    """Voxels (z, y, x) that `resample` makes, and `straighten` about as many."""
+    return _zoomed_shape(_face(volume), spacing_mm)
+
+
 def is_upright(volume: Volume) -> bool:
     """Are its axes square to each other, and near those of the patient?"""
     directions = _face(volume).affine[:3, :3]

@@ -78,6 +78,20 @@ class Settings(BaseSettings):
     lease_s: float = Field(
         300.0, gt=1, description="Seconds after which a silent worker's task is given to another."
     )
+    deadline_s: float = Field(
+        600.0, gt=0, description="Seconds that any series may take, whatever its size."
+    )
+    deadline_factor: float = Field(
+        10.0,
+        ge=0,
+        description="A series may take this many times what its size lets expect, and "
+        "`deadline_s`; 0: any time.",
+    )
+    memory_gib: float = Field(
+        0.0,
+        ge=0,
+        description="GiB of memory that a worker may take; 0: its share of four fifths of all.",
+    )
     free_text: bool = Field(
         False,
         description="Index StudyDescription, SeriesDescription and ProtocolName too. People type "

@@ -83,12 +83,14 @@ class FiledVolume(Volume):
     first asked for them, and keeps them. Both raise what `load_volume` raises.
     """
 
-    def __init__(self, instances: Sequence[Instance], geometry: Geometry) -> None:
+    def __init__(
+        self, instances: Sequence[Instance], geometry: Geometry, threads: int | None = None
+    ) -> None:
         self.affine = geometry.affine.copy()
         self.modality = instances[0].modality or "CT"
         self.is_phantom = all(instance.is_phantom for instance in instances)
-        self._instances = instances
         self._geometry = geometry
+        self._decode_slices = partial(decode_slices, instances, geometry, threads)
         self._kept: npt.NDArray[np.int16] | None = None
         self._was_read = False
 
@@ -109,7 +111,7 @@ class FiledVolume(Volume):
         return self._geometry.shape
 
     def slices(self) -> Iterator[Slice]:
-        """Its slices in their order, decoded on all cores a few ahead."""
+        """Its slices in their order, decoded a few ahead."""
         return self._decode() if self._kept is None else iter(self._kept)
 
     def require_pixels(self) -> None:
@@ -124,7 +126,7 @@ class FiledVolume(Volume):
 
     def _decode(self) -> Iterator[Slice]:
         # Not a generator itself: files that are too small are refused before anybody makes room.
-        return self._to_the_end(decode_slices(self._instances, self._geometry))
+        return self._to_the_end(self._decode_slices())
 
     def _to_the_end(self, slices: Iterator[Slice]) -> Iterator[Slice]:
         yield from slices
@@ -132,9 +134,12 @@ class FiledVolume(Volume):
 
 
 def open_volume(
-    instances: Sequence[Instance], geometry: Geometry, max_voxels: int = MAX_VOXELS
+    instances: Sequence[Instance],
+    geometry: Geometry,
+    max_voxels: int = MAX_VOXELS,
+    threads: int | None = None,
 ) -> FiledVolume:
-    """The volume of `geometry`, its pixels not looked at yet.
+    """The volume of `geometry`, its pixels not looked at yet; None decodes on all cores.
 
     Raises:
         Unsuitable: there are more than `max_voxels` (too_large).
@@ -142,7 +147,7 @@ def open_volume(
     if prod(geometry.shape) > max_voxels:
         found = " x ".join(map(str, geometry.shape))
         raise Unsuitable("too_large", f"{found} voxels are more than {max_voxels}")
-    return FiledVolume(instances, geometry)
+    return FiledVolume(instances, geometry, threads)
 
 
 def load_volume(
@@ -159,13 +164,15 @@ def load_volume(
     return Volume(filed.voxels, filed.affine, filed.modality, is_phantom=filed.is_phantom)
 
 
-def decode_slices(instances: Sequence[Instance], geometry: Geometry) -> Iterator[Slice]:
+def decode_slices(
+    instances: Sequence[Instance], geometry: Geometry, threads: int | None = None
+) -> Iterator[Slice]:
     """The HU of `geometry`, one (rows, columns) slice after the other; see `load_volume`.
 
     Slices of a slightly uneven stack are resampled onto the even grid.
     """
     _require_backing(instances, geometry)
-    slices = _decode_in_order(instances, geometry.slices)
+    slices = _decode_in_order(instances, geometry.slices, threads or _usable_cores())
     return slices if geometry.places is None else _resample(slices, geometry.places)
 
 
@@ -190,10 +197,9 @@ def _file_bytes(instance: Instance) -> int:
 
 
 def _decode_in_order(
-    instances: Sequence[Instance], slices: Sequence[tuple[int, int]]
+    instances: Sequence[Instance], slices: Sequence[tuple[int, int]], threads: int
 ) -> Iterator[Slice]:
-    """Decode on all cores, a few slices ahead of whoever takes them."""
-    threads = _usable_cores()
+    """Decode a few slices ahead of whoever takes them."""
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[Slice]] = deque()
         for task in _tasks(instances, slices):

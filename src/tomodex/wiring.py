@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from tomodex.annotation import AnnotatedSeries
+from tomodex.bounds import Bounds, Expect, allowed_bytes, ignore
 from tomodex.errors import Misconfigured
 from tomodex.indexes import Index, open_index
 from tomodex.instance import read_instance
@@ -187,13 +189,24 @@ def tools_of(settings: Settings, url: str) -> Tools:
     )
 
 
-def annotator_of(settings: Settings) -> Callable[[Task], AnnotatedSeries]:
-    """What a worker does with a task; each source is opened once, on its first task."""
+def bounds_of(settings: Settings) -> Bounds:
+    """What a series may take of a worker."""
+    memory = allowed_bytes(settings.memory_gib, settings.workers)
+    return Bounds(settings.deadline_s, settings.deadline_factor, memory)
+
+
+def annotator_of(settings: Settings, expect: Expect = ignore) -> Callable[[Task], AnnotatedSeries]:
+    """What a worker does with a task; each source is opened once, on its first task.
+
+    A series that a worker did not survive is treated gently: its pixels are decoded by one thread.
+    """
     opened: dict[str, Tools] = {}
 
     def annotate(task: Task) -> AnnotatedSeries:
         if task.source not in opened:
-            opened[task.source] = tools_of(settings, task.source)
-        return annotate_series(task.series, opened[task.source], task.configuration)
+            opened[task.source] = replace(tools_of(settings, task.source), expect=expect)
+        threads = None if task.attempt == 1 else 1
+        tools = replace(opened[task.source], threads=threads)
+        return annotate_series(task.series, tools, task.configuration)
 
     return annotate

@@ -9,15 +9,18 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -25,6 +28,7 @@ from traceback import walk_tb
 from types import FrameType
 
 from tomodex.annotation import AnnotatedSeries
+from tomodex.bounds import TOO_MUCH, Bounds
 from tomodex.errors import Misconfigured, TomodexError, Unavailable, Unsuitable
 from tomodex.queues import Failed, Outcome, Queue, Rejected, Retry, Status, Task
 
@@ -58,6 +62,9 @@ NAME_MARK = "pid"
 #: Exit code of a worker that no other will do better than.
 MISCONFIGURED = 2
 
+#: Where nothing else is said, a series may take what it wants.
+UNBOUNDED = Bounds(0, 0, 0)
+
 Annotate = Callable[[Task], AnnotatedSeries]
 Stop = Callable[[], bool]
 
@@ -74,6 +81,7 @@ def work(
     stop: Stop,
     lease: timedelta = LEASE,
     idle_s: float = IDLE_S,
+    bounds: Bounds = UNBOUNDED,
 ) -> None:
     """Settle one task after another until `stop` says so, which is asked between two.
 
@@ -83,7 +91,7 @@ def work(
     unanswered = 0
     while not stop():
         try:
-            outcome = work_once(queue, annotate, worker, lease)
+            outcome = work_once(queue, annotate, worker, lease, bounds)
         except Unavailable as unavailable:
             log.warning("unavailable", extra={"worker": worker, "sentence": str(unavailable)})
             outcome = Retry(sentence=str(unavailable))
@@ -95,9 +103,13 @@ def work(
 
 
 def work_once(
-    queue: Queue, annotate: Annotate, worker: str, lease: timedelta = LEASE
+    queue: Queue,
+    annotate: Annotate,
+    worker: str,
+    lease: timedelta = LEASE,
+    bounds: Bounds = UNBOUNDED,
 ) -> Outcome | None:
-    """Settle one task; None if there was none to take.
+    """Settle one task; None if there was none to take. Ends the process if it takes too much.
 
     Raises:
         Unavailable: the queue did not answer; the task will be done again.
@@ -108,7 +120,8 @@ def work_once(
         return None
     started = time.monotonic()
     try:
-        with _held(queue, task, lease):
+        give_up = partial(_give_up, queue, task, worker, started)
+        with _held(queue, task, lease), bounds.watched(task.attempt, give_up):
             outcome, ours = _settle(queue, task, outcome_of(annotate, task))
     except (KeyboardInterrupt, Leave, Misconfigured):
         queue.give_back(task)
@@ -182,6 +195,15 @@ def _beat(queue: Queue, task: Task, lease: timedelta, done: threading.Event) -> 
             log.warning("not renewed", extra={"series_uid": uid, "sentence": str(error)})
 
 
+def _give_up(
+    queue: Queue, task: Task, worker: str, started: float, reason: str, sentence: str
+) -> None:
+    """Settle a task whose worker is about to be ended, for another worker to try."""
+    outcome = Retry(reason=reason, sentence=sentence)
+    event = _status(queue, task, outcome) if queue.settle(task, outcome) else "lost"
+    log.log(_level(event), event, extra=_facts(task, worker, started) | _details(outcome))
+
+
 def _status(queue: Queue, task: Task, outcome: Outcome) -> Status:
     match outcome:
         case AnnotatedSeries():
@@ -218,7 +240,7 @@ def _details(outcome: Outcome) -> dict[str, object]:
             return {"structures": len(annotations)}
         case Rejected(reason=reason, sentence=sentence) | Failed(reason=reason, sentence=sentence):
             return {"reason": reason, "sentence": sentence}
-    return {"sentence": outcome.sentence}
+    return {"reason": outcome.reason, "sentence": outcome.sentence}
 
 
 def _rest(seconds: float, stop: Stop) -> None:
@@ -237,6 +259,7 @@ class _Place:
     name: str = ""
     process: SpawnProcess | None = None
     stop: Connection | None = None  #: the worker ends when this is closed, by us or by our death
+    scratch: str = ""  #: where its temporary files lie, which a killed one leaves
     starts: int = 0
     false_starts: int = 0
     not_before: float = field(default_factory=time.monotonic)
@@ -334,11 +357,12 @@ def _mourn(place: _Place, bury: Callable[[str], int]) -> None:
     log.error("worker died", extra={"worker": place.name, "exit_code": code, "held": held})
     if code == MISCONFIGURED:
         raise Misconfigured("a worker cannot work with these settings; the log says why")
-    place.false_starts = 0 if held else place.false_starts + 1
+    place.false_starts = 0 if held or code == TOO_MUCH else place.false_starts + 1
     if place.false_starts > FALSE_STARTS:
         raise Misconfigured(
             f"workers end before they take a task, the last with exit code {code}; the log says why"
         )
+    shutil.rmtree(place.scratch, ignore_errors=True)
     place.process = None
     place.not_before = time.monotonic() + place.false_starts
 
@@ -348,12 +372,18 @@ def _start(place: _Place, name: str, main: Callable[[str, Stop], None]) -> None:
     context = multiprocessing.get_context("spawn")
     heard, place.stop = context.Pipe(duplex=False)
     place.name, place.starts = name, place.starts + 1
-    place.process = context.Process(target=_be_worker, args=(main, name, heard), name=name)
+    place.scratch = tempfile.mkdtemp(prefix="tomodex-worker-")
+    args = main, name, heard, place.scratch
+    place.process = context.Process(target=_be_worker, args=args, name=name)
     place.process.start()
     heard.close()
 
 
-def _be_worker(main: Callable[[str, Stop], None], name: str, heard: Connection) -> None:
+def _be_worker(
+    main: Callable[[str, Stop], None], name: str, heard: Connection, scratch: str
+) -> None:
+    # What this process leaves there, retrieved images above all, goes with it.
+    tempfile.tempdir = scratch
     # Ctrl-C reaches every process of the terminal; the one that started us says when to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     leave_on_sigterm()
@@ -380,6 +410,8 @@ def _end(places: Sequence[_Place], patience_s: float, bury: Callable[[str], int]
             process.join()
         if process.exitcode:
             bury(name)
+    for place in places:
+        shutil.rmtree(place.scratch, ignore_errors=True)
 
 
 def _join(alive: Sequence[tuple[str, SpawnProcess]], patience_s: float) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from tomodex.registry import find_adapter, open_adapter
 from tomodex.segmentation import Segmentation
@@ -39,6 +39,14 @@ class Segmenter(Protocol):
         Raises:
             Unsuitable: the volume cannot be segmented, now or later.
         """
+
+
+@runtime_checkable
+class Costly(Protocol):
+    """A segmenter that takes longer than it takes to decode a series."""
+
+    def seconds(self, volume: Volume) -> float:
+        """How long `segment` takes, roughly, on a machine without a GPU; pixels are not read."""
 
 
 def open_segmenter(url: str) -> Segmenter:

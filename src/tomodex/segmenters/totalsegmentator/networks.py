@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,18 @@ from tomodex.errors import Misconfigured
 from tomodex.nnunet.devices import Device, Kernels, Precision
 from tomodex.nnunet.engine import Engine, load_engine
 from tomodex.nnunet.model import ModelFolder, read_model
-from tomodex.resampling import carry_labels, is_upright, resample, straighten
+from tomodex.nnunet.tiling import plan_starts
+from tomodex.resampling import carry_labels, grid_shape, is_upright, resample, straighten
 from tomodex.segmenters.totalsegmentator.body import find_body
 from tomodex.segmenters.totalsegmentator.merging import merge_labels, number_labels
 from tomodex.segmenters.totalsegmentator.options import Axes, Options
 from tomodex.volume import Volume
 
 Labels = npt.NDArray[np.uint8]
+
+#: For a voxel of a tile: TotalSegmentator's 3 mm model in f32 takes two cores 2.6 us (measured),
+#: and has as many layers as any.
+_VOXEL_S = 2.6e-6
 
 #: Readers of nnU-Net that turn images before a model sees them. All others take them as they are
 #: stored, which in files made of axial DICOM slices is LPS.
@@ -69,6 +75,16 @@ class Networks:
         upright = straighten(volume, self.spacing_mm)
         grid = resample(volume, self.spacing_mm)
         return grid, carry_labels(self._label_upright(upright), upright, grid)
+
+    def seconds(self, volume: Volume) -> float:
+        """About how long `label` takes on two cores."""
+        size = grid_shape(volume, self.spacing_mm)
+        voxels = 0
+        for model in self.models:
+            along = zip((size[axis] for axis in model.transpose), model.patch, strict=True)
+            tiles = prod(len(plan_starts(n, tile, self.options.step)) for n, tile in along)
+            voxels += tiles * prod(model.patch)
+        return voxels * _VOXEL_S
 
     def load(self, which: int) -> Engine:
         """One of the models, ready to be used."""
