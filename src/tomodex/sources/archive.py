@@ -15,7 +15,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,15 +88,24 @@ def members(path: Path, limits: Limits = LIMITS) -> Iterator[Member]:
         stream = path.open("rb")
     except OSError as refused:
         raise Unavailable(f"cannot open an archive: {refused.strerror}") from refused
-    read = _zip_members if path.name.lower().endswith(".zip") else _tar_members
-    total = 0
     with stream:
-        packed = os.fstat(stream.fileno()).st_size
-        listed = read(stream, path.name, packed, limits)
-        while (member := _next(listed)) is not None:
-            total += member.size
-            _check(member, total, packed, limits)
-            yield member
+        yield from members_of(stream, path.name, os.fstat(stream.fileno()).st_size, limits)
+
+
+def members_of(
+    stream: BinaryIO, name: str, packed: int, limits: Limits = LIMITS
+) -> Iterator[Member]:
+    """The same of an archive of `packed` bytes that can be read from anywhere; `name` says which.
+
+    What reading the stream raises of its own is raised as it is.
+    """
+    read = _zip_members if name.lower().endswith(".zip") else _tar_members
+    total = 0
+    listed = read(stream, name, packed, limits)
+    while (member := _next(listed)) is not None:
+        total += member.size
+        _check(member, total, packed, limits)
+        yield member
 
 
 def extract(path: Path, wanted: Mapping[int, Path], limits: Limits = LIMITS) -> None:
@@ -105,11 +114,16 @@ def extract(path: Path, wanted: Mapping[int, Path], limits: Limits = LIMITS) -> 
     Raises:
         Unavailable: one of them is not there any more, or cannot be read.
     """
+    take(members(path, limits), wanted)
+
+
+def take(listed: Iterable[Member], wanted: Mapping[int, Path]) -> None:
+    """Write those of an archive's members; raises as `extract` does."""
     missing = set(wanted)
     try:
-        for member in members(path, limits):
+        for member in listed:
             if member.number in wanted:
-                _write(member, wanted[member.number])
+                write_member(member, wanted[member.number])
                 missing.discard(member.number)
             if not missing:
                 return
@@ -118,7 +132,12 @@ def extract(path: Path, wanted: Mapping[int, Path], limits: Limits = LIMITS) -> 
     raise Unavailable(f"an archive has lost {len(missing)} members since it was listed")
 
 
-def _write(member: Member, path: Path) -> None:
+def write_member(member: Member, path: Path) -> None:
+    """Write one member to a file that is not there yet.
+
+    Raises:
+        Unsuitable: it is broken ("archive").
+    """
     with reading():
         packed = member.open()
     left = member.size
