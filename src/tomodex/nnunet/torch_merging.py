@@ -97,8 +97,7 @@ class SlicesOnDevice:
             some = slice(start, start + step)
             largest, labels[some] = self._network.best(sums[some], weights[some])
             finite &= largest.isfinite().all()
-        if not finite:
-            raise FloatingPointError(f"{self._network.kind} is too small for this network")
+        require_finite(finite, self._network.kind)
         return labels
 
     def _move(self, count: int) -> None:
@@ -107,6 +106,12 @@ class SlicesOnDevice:
             kept = len(slices) - count
             slices[:kept] = slices[count:].clone()
             slices[kept:] = 0
+
+
+def require_finite(finite: Tensor, kind: torch.dtype) -> None:
+    """Raises FloatingPointError unless all logits are numbers: else a label would mean nothing."""
+    if not finite:
+        raise FloatingPointError(f"{kind} is too small for this network")
 
 
 def bring(image: ScaledImage, device: torch.device) -> Tensor:
@@ -123,7 +128,7 @@ def _scale(values: Tensor, scaling: Scaling) -> None:
     """As `Scaling.apply`, in place."""
     values.clamp_(scaling.low, scaling.high).sub_(scaling.shift)
     # A GPU multiplies by the inverse of a plain number, which rounds another way.
-    values.div_(torch.tensor(scaling.scale, device=values.device))
+    values.div_(torch.full((), scaling.scale, dtype=values.dtype, device=values.device))
 
 
 def send(values: npt.NDArray[Any], kind: torch.dtype, device: torch.device) -> Tensor:
