@@ -349,3 +349,11 @@ def test_a_series_that_is_indexed_again_keeps_its_study_and_patient_together(pat
     assert tally(index.search(asked(""))) == counts(archive())
     with index._store.reading() as db:
         assert db.execute("select max(study) from series").fetchone() == (100,)
+
+
+def test_a_probe_says_that_a_damaged_index_can_be_made_anew(tmp_path):
+    index = open_index(f"duckdb://{tmp_path}/index.duckdb")
+    (tmp_path / "index.duckdb").write_bytes(b"not an index" * 1000)
+    probes = {probe.subject: probe for probe in index.probe()}
+    assert probes["index file"].verdict == "wrong"
+    assert "tomodex rebuild" in probes["index file"].advice

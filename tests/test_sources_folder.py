@@ -11,6 +11,7 @@ import threading
 import tracemalloc
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from tests.contracts.source import SourceContract, by_uid
 from tests.test_instance import as_bytes, ct_slice, item
 from tomodex.errors import Misconfigured, Unavailable
 from tomodex.instance import Instance, read_instance
+from tomodex.sources import Window, open_source
 from tomodex.sources import folder as folder_module
-from tomodex.sources import open_source
 from tomodex.sources.folder import FolderSource
 
 PATIENT, NAME, DESCRIPTION = "PatientNumber4711", "Doe^Jane", "Abdomen of Jane"
@@ -476,3 +477,26 @@ def test_real_series_are_found_with_all_their_instances(tmp_path: Path) -> None:
     ]
     assert no_uid.series_uid.startswith("2.25.")
     assert no_uid.instance_count == 20
+
+
+def test_a_window_lists_the_studies_of_its_days(tmp_path: Path) -> None:
+    for uid, day in (("1.1", "20200102"), ("1.2", "20200103"), ("1.3", "")):
+        write(tmp_path / "archive" / uid, slice_of(uid, 0, StudyDate=day))
+    source = open_folder(tmp_path)
+    window = Window(first=date(2020, 1, 1), last=date(2020, 1, 2))
+    assert [listing.series.series_uid for listing in source.find(window=window)] == ["1.1"]
+    assert len(list(source.find())) == 3
+
+
+def test_a_probe_tells_a_folder_from_one_that_is_not_mounted(tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    source = open_folder(tmp_path)
+    assert [probe.verdict for probe in source.probe()] == ["doubtful", "ok"]
+    write(folder / "1", slice_of("1.1", 0))
+    list(source.find())
+    assert [probe.verdict for probe in source.probe()] == ["ok", "ok"]
+    assert "1 files are known" in [probe.sentence for probe in source.probe()]
+    folder.rename(tmp_path / "elsewhere")
+    (probe,) = source.probe()
+    assert (probe.verdict, probe.advice[:10]) == ("wrong", "see that i")

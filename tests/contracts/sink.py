@@ -62,3 +62,9 @@ class SinkContract:
         sink.erase([])
         sink.write([])
         assert self.held(sink) == {}
+
+    def test_a_probe_finds_nothing_wrong_with_it(self, sink: Sink) -> None:
+        sink.write([series("1.1")])
+        probes = list(sink.probe())
+        assert probes
+        assert [probe.sentence for probe in probes if probe.verdict == "wrong"] == []

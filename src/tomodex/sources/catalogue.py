@@ -400,6 +400,11 @@ class Catalogue:
         rows = self._db.execute(_SEGMENTATIONS_OF, {"uid": series_uid})
         return [(Place(_path(folder, name), member), uid) for folder, name, member, uid in rows]
 
+    def count(self) -> int:
+        """How many files are known."""
+        (files,) = self._one("select count(*) from file")
+        return int(files) if isinstance(files, int) else 0
+
     def skipped(self) -> Mapping[str, int]:
         """How many files and members hold no instance, by reason."""
         sql = "select reason, count(*) from skipped group by reason order by reason"

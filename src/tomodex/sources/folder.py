@@ -21,11 +21,12 @@ from itertools import islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path, PurePosixPath
 
-from tomodex.errors import Unavailable, Unsuitable
+from tomodex.errors import TomodexError, Unavailable, Unsuitable
 from tomodex.instance import MEDIA_STORAGE_DIRECTORY, Instance, read_instance, read_instance_from
+from tomodex.probe import Probe
 from tomodex.registry import path_of
 from tomodex.series import Listing, Series, derived_uids, series_from
-from tomodex.sources import Progress
+from tomodex.sources import Progress, Window
 from tomodex.sources.archive import extract, is_archive, members, reading
 from tomodex.sources.catalogue import (
     Catalogue,
@@ -47,12 +48,18 @@ TRANSACTION = 512
 #: Starting processes takes about as long as reading this many files (0.6 ms each, measured).
 WORTH_PROCESSES = 2_000
 
+#: Entries of the folder that a probe counts at most.
+LOOK = 10_000
+
 #: What an archive counts for in that.
 ARCHIVE_WEIGHT = 200
 
 
 class FolderSource:
     """`folder:///data/archive`"""
+
+    #: A window is found by looking at all files, so that days are not asked for one by one.
+    lists_by_day = False
 
     def __init__(
         self,
@@ -72,17 +79,20 @@ class FolderSource:
 
     # --- Source ---------------------------------------------------------------------------------
 
-    def find(self, progress: Progress | None = None) -> Iterator[Listing]:
+    def find(
+        self, progress: Progress | None = None, window: Window | None = None
+    ) -> Iterator[Listing]:
         """List every series, by UID, after looking for files that are new, changed or gone.
 
-        `progress` counts files looked at. Only those that are new or changed are read, and one
-        header of each series, for its description.
+        `progress` counts files looked at: all of them, also for a window. Only those that are new
+        or changed are read, and one header of each series, for its description.
         """
         with named_errors():
             with self._catalogue.alone():
                 self._look(progress or _silent)
             for series_uid in self._catalogue.series_uids():
-                if remembered := self._catalogue.instances(series_uid):
+                remembered = self._catalogue.instances(series_uid)
+                if remembered and _is_within(window, remembered):
                     yield self._listing(series_uid, remembered)
 
     def describe(self, series_uid: str) -> Listing:
@@ -101,6 +111,38 @@ class FolderSource:
         with named_errors():
             places = [place for place, _ in self._catalogue.segmentations(series.series_uid)]
         return self._files(places, into / "segmentations")
+
+    def probe(self) -> Iterator[Probe]:
+        """Whether the folder is there, can be listed, and holds anything."""
+        try:
+            count = sum(1 for _ in islice(os.scandir(self._root), LOOK))
+        except OSError as refused:
+            yield Probe(
+                subject="folder",
+                verdict="wrong",
+                sentence=f"{self._root} cannot be listed: {refused.strerror}",
+                advice="see that it is mounted, and that this user may read it",
+            )
+            return
+        some = f"{count:,} entries" if count < LOOK else f"{LOOK:,} entries or more"
+        yield Probe(
+            subject="folder",
+            verdict="ok" if count else "doubtful",
+            sentence=f"{self._root} can be listed: {some}",
+            advice="" if count else "see that it is mounted",
+        )
+        yield from self._probe_catalogue()
+
+    def _probe_catalogue(self) -> Iterator[Probe]:
+        try:
+            with named_errors():
+                known = self._catalogue.count()
+        except TomodexError as error:
+            advice = "delete folder-*.db in the data folder: it is made again"
+            yield Probe(subject="catalogue", verdict="wrong", sentence=str(error), advice=advice)
+        else:
+            sentence = f"{known:,} files are known"
+            yield Probe(subject="catalogue", verdict="ok", sentence=sentence)
 
     # --- what was left out ----------------------------------------------------------------------
 
@@ -194,6 +236,14 @@ class FolderSource:
                 file.unlink(missing_ok=True)
             extract(archive, numbers)
         return files
+
+
+def _is_within(window: Window | None, remembered: Sequence[Remembered]) -> bool:
+    """Whether the study is of the window's days; one without a date is of none."""
+    if window is None:
+        return True
+    dates = {str(one.instance.attributes.get("StudyDate", "")) for one in remembered}
+    return any(window.first.isoformat() <= day <= window.last.isoformat() for day in dates)
 
 
 class _Counter:

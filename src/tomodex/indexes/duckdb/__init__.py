@@ -8,7 +8,7 @@ conditions.py   a term of a query -> a condition in SQL
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tomodex.annotation import AnnotatedSeries
-from tomodex.errors import Misconfigured, Unavailable
+from tomodex.errors import Misconfigured, TomodexError, Unavailable
 from tomodex.indexes.duckdb.conditions import condition_of
 from tomodex.indexes.duckdb.facets import columns_of, count
 from tomodex.indexes.duckdb.schema import delete, insert, labels
 from tomodex.indexes.duckdb.store import FileStore, MemoryStore, Store
+from tomodex.probe import Probe, probe_room
 from tomodex.registry import path_of
 from tomodex.search import SEARCHABLE, Hit, Page, Query
 
@@ -62,6 +63,7 @@ class DuckDBIndex:
         options = _options(url)
         settings = {"memory_limit": options["memory"], "threads": options["threads"]}
         path = path_of(url)
+        self._folder = path.absolute().parent if path != Path() else None
         self._store: Store = (
             MemoryStore(settings)
             if path == Path()
@@ -109,6 +111,20 @@ class DuckDBIndex:
 
     def clear(self) -> None:
         self._store.clear()
+
+    def probe(self) -> Iterator[Probe]:
+        """Whether the file can be read, how much is in it, and whether it has room to grow."""
+        yield Probe(subject="DuckDB", verdict="ok", sentence=f"version {duckdb.__version__}")
+        try:
+            with self._store.reading() as db:
+                ((series,),) = db.execute("select count(*) from series").fetchall()
+        except TomodexError as error:
+            advice = "if it does not pass, make the index anew: tomodex rebuild"
+            yield Probe(subject="index file", verdict="wrong", sentence=str(error), advice=advice)
+        else:
+            yield Probe(subject="index file", verdict="ok", sentence=f"{series:,} series are in it")
+        if self._folder is not None:
+            yield probe_room(self._folder)
 
     def _tidy(self) -> None:
         try:
