@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -117,6 +118,54 @@ def test_what_came_is_judged_again_before_it_is_loaded(archive):
     with pytest.raises(Unsuitable) as unsuitable:
         annotate_series(series, opened, "default")
     assert unsuitable.value.reason == "missing_slice"
+
+
+# What the archive listed, and what the headers say
+
+
+def thin(series, **changes):
+    """The series as an archive over a network lists it."""
+    said = replace(series, sop_classes=(), fingerprint="20", attributes={"StudyDate": "2020-01-02"})
+    return replace(said, **changes)
+
+
+def test_what_the_headers_say_takes_the_place_of_what_was_listed(archive):
+    write_ball_series(archive)
+    opened = tools(archive, NoSegmenter("none:"))
+    series = only_series(opened)
+    made = annotate_series(thin(series, instance_count=3), opened, "default").series
+    assert (made.sop_classes, made.instance_count) == (series.sop_classes, 20)
+    assert made.attributes == {**series.attributes, "StudyDate": "2020-01-02"}
+    assert made.fingerprint == "20"
+
+
+def test_what_was_listed_from_headers_stays_as_it_was(archive):
+    write_ball_series(archive)
+    opened = tools(archive, NoSegmenter("none:"))
+    series = only_series(opened)
+    assert annotate_series(series, opened, "default").series == series
+
+
+def test_the_archive_knows_better_whose_the_series_is(archive):
+    """A merge of patients is made in its database, not in what was stored before."""
+    write_ball_series(archive)
+    opened = tools(archive, NoSegmenter("none:"))
+    merged = thin(only_series(opened), patient="merged", study_uid="1.9")
+    made = annotate_series(merged, opened, "default").series
+    assert (made.patient, made.study_uid) == ("merged", "1.9")
+    unsaid = annotate_series(thin(only_series(opened), patient=""), opened, "default").series
+    assert unsaid.patient == only_series(opened).patient
+
+
+def test_images_of_another_series_are_not_shown_under_its_uid(archive):
+    write_ball_series(archive)
+    opened = tools(archive, NoSegmenter("none:"))
+    series = only_series(opened)
+    files = opened.source.retrieve(series, archive)
+    opened.source.retrieve = lambda s, into: files
+    with pytest.raises(Unsuitable, match="1 other series") as caught:
+        annotate_series(thin(series, series_uid="1.2.3"), opened, "default")
+    assert caught.value.reason == "other_series"
 
 
 def test_a_series_whose_pixels_nobody_needed_is_whole_all_the_same(archive):

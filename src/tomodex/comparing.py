@@ -19,7 +19,7 @@ import numpy as np
 
 from tomodex.comparison import Comparison, LeftOut, Limits, Pair, SeriesComparison, compare
 from tomodex.errors import Misconfigured, TomodexError, Unsuitable
-from tomodex.pipeline import Tools, open_series
+from tomodex.pipeline import Tools, open_series, read_series
 from tomodex.segmentation import Segmentation
 from tomodex.segmenters import Segmenter
 from tomodex.selection import Rules, select
@@ -144,7 +144,7 @@ def compare_series(series: Series, tools: Tools) -> SeriesComparison:
     """
     with TemporaryDirectory(prefix="tomodex-") as scratch:
         files = tools.source.retrieve(series, into=Path(scratch))
-        filed, _ = open_series(series, files, tools)
+        filed, _ = open_series(*read_series(series, files, tools), tools)
         # Decoded before any clock runs.
         volume = Volume(filed.voxels, filed.affine, filed.modality)
         stored: Sequence[Path] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -24,7 +24,7 @@ from tomodex.measurement import measure
 from tomodex.segmentation import Segmentation
 from tomodex.segmenters import Segmenter
 from tomodex.selection import Rules, select
-from tomodex.series import Listing, Series
+from tomodex.series import Listing, Series, series_from
 from tomodex.sources import Source
 from tomodex.terminology import Terminology
 from tomodex.volume import FiledVolume, Volume, open_volume
@@ -46,7 +46,7 @@ class Tools:
     threads: int | None = None  #: that decode pixels; None: one for each core
 
 
-def annotate_series(series: Series, tools: Tools, configuration: str) -> AnnotatedSeries:
+def annotate_series(listed: Series, tools: Tools, configuration: str) -> AnnotatedSeries:
     """Retrieve, select, open, segment, measure and annotate one series; keep nothing on disk.
 
     Raises:
@@ -56,11 +56,12 @@ def annotate_series(series: Series, tools: Tools, configuration: str) -> Annotat
     started = _now()
     seconds: dict[str, float] = {}
     with TemporaryDirectory(prefix="tomodex-") as scratch:
-        tools.expect(*expect_retrieval(series))
+        tools.expect(*expect_retrieval(listed))
         with _timed(seconds, "retrieve"):
-            files = tools.source.retrieve(series, into=Path(scratch))
+            files = tools.source.retrieve(listed, into=Path(scratch))
         with _timed(seconds, "load"):
-            volume, image = open_series(series, files, tools)
+            series, instances = read_series(listed, files, tools)
+            volume, image = open_series(series, instances, tools)
         tools.expect(*expect_work(volume, tools.segmenters))
         with _timed(seconds, "segment"):
             segmentation = segment(series, volume, tools, Path(scratch))
@@ -85,13 +86,54 @@ def annotate_series(series: Series, tools: Tools, configuration: str) -> Annotat
     )
 
 
-def open_series(series: Series, files: Sequence[Path], tools: Tools) -> tuple[FiledVolume, Image]:
-    """The volume that the files make, judged once more by the headers that really came.
+def read_series(
+    listed: Series, files: Sequence[Path], tools: Tools
+) -> tuple[Series, tuple[Instance, ...]]:
+    """The series as the headers that really came describe it, and those headers.
+
+    What the archive says of patient and study counts more than a header: studies are corrected and
+    merged in its database, and the stored instances keep what they were written with.
+
+    Raises:
+        Unsuitable: an instance belongs to another series.
+    """
+    instances = tuple(found for found in map(tools.read, files) if found is not None)
+    _require_own(listed, instances)
+    read = series_from(
+        instances, [0] * len(instances), series_uid=listed.series_uid, study_uid=listed.study_uid
+    )
+    series = replace(
+        listed,
+        patient=listed.patient or read.patient,
+        modality=read.modality or listed.modality,
+        sop_classes=read.sop_classes,
+        instance_count=read.instance_count,
+        attributes={**listed.attributes, **read.attributes},
+    )
+    return series, instances
+
+
+def _require_own(series: Series, instances: Sequence[Instance]) -> None:
+    """Refuse images that would be shown under the UID of another series.
+
+    A series whose headers have no UID was given one when it was listed.
+    """
+    foreign = {i.series_uid for i in instances} - {series.series_uid, ""}
+    if foreign:
+        raise Unsuitable(
+            "other_series",
+            f"the archive sent instances of {len(foreign)} other series, such as {min(foreign)}",
+        )
+
+
+def open_series(
+    series: Series, instances: Sequence[Instance], tools: Tools
+) -> tuple[FiledVolume, Image]:
+    """The volume that the instances make, judged once more by their headers.
 
     Its pixels are decoded when a segmenter takes them, and then or never held all at once.
     """
-    instances = tuple(found for found in map(tools.read, files) if found is not None)
-    chosen = select(Listing(series=series, instances=instances), tools.rules)
+    chosen = select(Listing(series=series, instances=tuple(instances)), tools.rules)
     if chosen.geometry is None:
         raise Unsuitable(chosen.reason, chosen.sentence)
     volume = open_volume(chosen.instances, chosen.geometry, threads=tools.threads)

@@ -46,6 +46,7 @@ REASONS: Mapping[str, str] = {
     "mixed_size": "slices that differ in rows, columns or pixel spacing",
     "repeated_position": "several different images at one place",
     "4d": "several complete volumes over time or over the heart's phases",
+    "other_series": "images that belong to another series than the one that was asked for",
     "missing_slice": "a gap where one or more slices should be",
     "uneven_spacing": "slice gaps too uneven to be resampled honestly",
     "single_slice": "one slice",
@@ -57,6 +58,7 @@ REASONS: Mapping[str, str] = {
     "duplicate": "an instance that is there twice; the other one is used",
     "truncated": "pixel data that ends too early",
     "unreadable": "a header or pixel data that cannot be read",
+    "not_a_phantom": "no phantom, and only the phantom model is there to segment it",
     "archive": "an archive file that is damaged, encrypted or larger than is safe",
     "no_instances": "no instance, or none whose header could be read",
 }
