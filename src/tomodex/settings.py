@@ -24,6 +24,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from tomodex.doors import Receive, Serve
 from tomodex.errors import Misconfigured
 
 #: What a source may be called: it stands on command lines and in logs.
@@ -101,6 +102,12 @@ class Settings(BaseSettings):
         None,
         description="File with the secret key of the patient pseudonyms; empty: one is made in "
         "`data`, readable by its owner alone.",
+    )
+    receive: Receive = Field(
+        Receive(), description="`tomodex receive`: where it listens, who may push, what is whole."
+    )
+    serve: Serve = Field(
+        Serve(), description="`tomodex serve`: where it listens, and who may ask."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "warning", description="What is written to stderr, as JSON lines."

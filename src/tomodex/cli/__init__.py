@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from tomodex.cli import compare, config, indexing, searching, trying, weights
+from tomodex.cli import compare, config, indexing, receive, searching, trying, weights
 from tomodex.cli.shared import given
 from tomodex.errors import BadQuery, Misconfigured, TomodexError, Unavailable
 
@@ -39,6 +39,7 @@ COMMANDS = (
     trying.phantom,
     indexing.rebuild,
     trying.demo,
+    receive.receive,
     compare.compare_engine,
 )
 GROUPS = {"config": config.app, "weights": weights.app}

@@ -1,6 +1,7 @@
 """Where series come from.
 
     folder:                         DICOM files and archives of them in a directory   folder.py
+    spool:                          what others push to `tomodex receive`             spool.py
     dicomweb+https: dicomweb+http:  servers of QIDO-RS and WADO-RS                    dicomweb/
 
 The scheme of a URL picks one of these; see `registry.py`.
@@ -20,6 +21,7 @@ from tomodex.series import Listing, Series
 
 ADAPTERS = {
     "folder": "tomodex.sources.folder:FolderSource",
+    "spool": "tomodex.sources.spool:SpoolSource",
     "dicomweb+https": "tomodex.sources.dicomweb.source:DicomWebSource",
     "dicomweb+http": "tomodex.sources.dicomweb.source:DicomWebSource",
 }

@@ -1,0 +1,71 @@
+"""The doors through which others bring series: settings of `tomodex receive` and `serve`."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+
+from tomodex.options import Secret
+
+#: PS3.5 6.2: up to 16 characters, without backslash or control characters; spaces around do not
+#: count, so there are none.
+AeTitle = Annotated[
+    str,
+    Field(
+        max_length=16, pattern=r"^[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]*[\x21-\x5b\x5d-\x7e])?$"
+    ),
+]
+
+
+def _named(place: str) -> str:
+    if place:
+        TypeAdapter(Secret).validate_python(place)
+    return place
+
+
+class Receive(BaseModel):
+    """The C-STORE receiver."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = "127.0.0.1"  #: address to listen on; 0.0.0.0: all
+    port: int = Field(default=11112, ge=0, le=65535)  #: 0: any that is free
+    aet: AeTitle = "TOMODEX"  #: our AE title
+    allow: tuple[AeTitle, ...] = ()  #: AE titles that may push; empty: any
+    associations: int = Field(default=10, ge=1, le=200)  #: at once
+    certificate: Path | None = None  #: PEM file; None: no TLS
+    key: Path | None = None  #: PEM file; None: it is in `certificate`
+    peers: Path | None = None  #: PEM file of who signs the certificates of those that may push
+    spool: Path | None = None  #: folder; None: `spool` in the data folder
+    reserve_gb: float = Field(default=2.0, ge=0)  #: of the spool's disk that are left free
+    quiet_s: float = Field(default=60.0, gt=0)  #: without a new instance: the series is whole
+    archive: str = ""  #: source to ask how many instances a series has; "": none
+    missing_s: float = Field(default=3600.0, gt=0)  #: the same as quiet_s where some are missing there
+    keep_s: float = Field(default=3600.0, ge=0)  #: from a result to the removal from the spool
+    lane: Literal["on-demand", "daily", "reindex", "backfill"] = "daily"
+
+
+class Serve(BaseModel):
+    """The web process."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = "127.0.0.1"  #: address to listen on; 0.0.0.0: all
+    port: int = Field(default=8042, ge=0, le=65535)  #: 0: any that is free
+    token: Annotated[str, AfterValidator(_named)] = ""  #: where it is: file:/path or env:NAME
+    certificate: Path | None = None  #: PEM file; None: no TLS
+    key: Path | None = None  #: PEM file; None: it is in `certificate`
+    lane: Literal["on-demand", "daily", "reindex", "backfill"] = "on-demand"
+    #: of tasks that do not say theirs
+    per_second: float = Field(default=50.0, gt=0)  #: requests of one client, more for a short while
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens there."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
