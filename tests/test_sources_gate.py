@@ -200,3 +200,21 @@ def test_the_place_of_a_process_that_was_killed_is_free_again(tmp_path: Path) ->
     process.join()
     clock = Clock()
     assert passes(gate(tmp_path, clock, "simultaneous=1"))
+
+
+def test_hours_that_have_not_begun_are_known_to_those_who_only_look(tmp_path: Path) -> None:
+    clock = Clock()
+    here = datetime.fromtimestamp(clock.now_s, UTC).astimezone()
+    begin, end = here + timedelta(hours=2), here + timedelta(hours=3)
+    hours = f"hours={begin:%H:%M}-{end:%H:%M}"
+    assert not passes(gate(tmp_path, clock, hours))
+    (one,) = suspensions(tmp_path, clock)
+    assert (one.source, one.sentence) == (URL, "these are not its hours")
+    assert abs(one.until - begin) < timedelta(minutes=1)
+    # A site that takes the hours out of its settings does not wait for them.
+    assert passes(gate(tmp_path, clock))
+    assert suspensions(tmp_path, clock) == []
+    assert not passes(gate(tmp_path, clock, hours))
+    clock.now_s += 7300
+    assert suspensions(tmp_path, clock) == []
+    assert passes(gate(tmp_path, clock, hours))

@@ -11,7 +11,7 @@ import threading
 import time
 from contextlib import closing
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ import pytest
 from tests.contracts.queue import HOUR, annotated, ct, feed, new, status_of
 from tomodex import worker
 from tomodex.bounds import TOO_MUCH
-from tomodex.errors import BadQuery, Misconfigured, Unavailable, Unsuitable
+from tomodex.errors import BadQuery, Misconfigured, Suspended, Unavailable, Unsuitable
 from tomodex.queues import Failed, Rejected, Retry
 from tomodex.queues.sqlite import SqliteQueue
 from tomodex.worker import nothing_left, run_workers, work, work_once
@@ -114,6 +114,41 @@ def test_a_result_that_cannot_be_stored_fails_its_task(queue):
     queue.put([new("1.2")])
     outcome = once(queue, lambda task: annotated(task.series, liver_ml=float("nan")))
     assert (outcome.reason, status_of(queue, "1.2")) == ("ValueError", "failed")
+
+
+def suspended(seconds: float = 3600.0):
+    until = datetime.now(UTC) + timedelta(seconds=seconds)
+    return Suspended("left alone until 06:00", source="folder:///archive", until=until)
+
+
+def test_the_task_of_an_archive_that_is_left_alone_is_given_back_untried(queue, caplog):
+    queue.put([new("1.2")])
+    for _ in range(9):  # more than there are attempts
+        with pytest.raises(Suspended), caplog.at_level(logging.INFO, "tomodex"):
+            once(queue, failing(suspended()))
+    assert queue.lease("v", HOUR).attempt == 1
+    assert caplog.records[0].sentence == "left alone until 06:00"
+
+
+def test_while_one_archive_is_left_alone_work_goes_on_with_the_others(queue, monkeypatch):
+    """It is not asked again before its time, and nobody rests while there is other work."""
+    monkeypatch.setattr(worker, "SHORTEST_REST_S", 0.3)
+    queue.put([new(str(n), "daily") for n in range(3)])
+    queue.put([replace(new(f"other.{n}", "backfill"), source="test://b") for n in range(3)])
+    asked, rests = [], []
+    monkeypatch.setattr(worker, "_rest", lambda s, stop: (rests.append(s), time.sleep(0.05)))
+
+    def annotate(task):
+        asked.append(task.series.series_uid)
+        if task.source == "test://b" or ("other.2" in asked and len(rests) > 2):
+            return well(task)
+        raise suspended(seconds=0.1)
+
+    work(queue, annotate, worker="w", stop=lambda: nothing_left(queue))
+    assert asked[:4] == ["0", "other.0", "other.1", "other.2"]
+    assert asked[-3:] == ["0", "1", "2"]
+    assert set(rests) == {worker.IDLE_S}
+    assert queue.count() == {("daily", "completed"): 3, ("backfill", "completed"): 3}
 
 
 @pytest.mark.parametrize(
@@ -234,7 +269,7 @@ def test_a_queue_that_does_not_answer_is_asked_again(queue, monkeypatch):
     queue.put([new("1.2")])
     lease, asked = queue.lease, []
 
-    def first_not(name, length):
+    def first_not(name, length, avoiding):
         asked.append(name)
         if len(asked) == 1:
             raise Unavailable("another process holds the queue")
@@ -336,6 +371,20 @@ def test_what_the_dead_held_is_given_back_at_once(queue):
     assert worker.bury_the_dead(queue) == 1
     assert queue.lease("next", HOUR).attempt == 2
     assert sorted(queue.holders()) == sorted([*names[1:], "next"])
+
+
+def test_a_worker_that_has_worked_for_long_did_not_start_falsely(monkeypatch):
+    """Or a few deaths in a year would end everything."""
+    deaths = []
+    monkeypatch.setattr(worker, "FALSE_STARTS", 1)
+    monkeypatch.setattr(worker, "WELL_STARTED_S", -1.0)
+    run_workers(
+        1,
+        never_starts,
+        bury=lambda name: deaths.append(name) or 0,
+        finished=lambda: len(deaths) > 3,
+        progress=lambda: None,
+    )
 
 
 def test_workers_with_wrong_settings_are_not_started_again():

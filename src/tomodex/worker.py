@@ -16,10 +16,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -29,7 +29,7 @@ from types import FrameType
 
 from tomodex.annotation import AnnotatedSeries
 from tomodex.bounds import TOO_MUCH, Bounds
-from tomodex.errors import Misconfigured, TomodexError, Unavailable, Unsuitable
+from tomodex.errors import Misconfigured, Suspended, TomodexError, Unavailable, Unsuitable
 from tomodex.queues import Failed, Outcome, Queue, Rejected, Retry, Status, Task
 
 log = logging.getLogger(__name__)
@@ -46,11 +46,17 @@ LONGEST_PAUSE_S = 60.0
 #: How many places of the code a failed task names, the innermost first.
 PLACES = 3
 
+#: For so long at least a source is passed over, whatever is said of it.
+SHORTEST_REST_S = 1.0
+
 #: How often workers are looked after.
 POLL_S = 0.2
 
 #: A worker that ends so often in a row without having held a task will not do better.
 FALSE_STARTS = 3
+
+#: One that lived for so long has started well, and dies for another reason.
+WELL_STARTED_S = 600.0
 
 #: How long a worker may take to finish its task, and then to give it back, before it is killed.
 FINISH_S = 30.0
@@ -86,12 +92,16 @@ def work(
     """Settle one task after another until `stop` says so, which is asked between two.
 
     While the archive or the queue does not answer, the pauses between tasks grow, so that an
-    outage does not use up the attempts of everything that waits.
+    outage does not use up the attempts of everything that waits. An archive that is left alone is
+    passed over until its time has come.
     """
-    unanswered = 0
+    unanswered, left_alone = 0, LeftAlone()
     while not stop():
         try:
-            outcome = work_once(queue, annotate, worker, lease, bounds)
+            outcome = work_once(queue, annotate, worker, lease, bounds, left_alone.sources())
+        except Suspended as suspended:
+            left_alone.add(suspended)
+            continue
         except Unavailable as unavailable:
             log.warning("unavailable", extra={"worker": worker, "sentence": str(unavailable)})
             outcome = Retry(sentence=str(unavailable))
@@ -102,20 +112,40 @@ def work(
             _rest(idle_s, stop)
 
 
+class LeftAlone:
+    """Sources that nothing is asked of now, and until when."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, datetime] = {}
+
+    def add(self, suspended: Suspended) -> None:
+        """Pass a source over until its time has come, and for a moment in any case."""
+        soonest = datetime.now(UTC) + timedelta(seconds=SHORTEST_REST_S)
+        self._until[suspended.source] = max(suspended.until, soonest)
+
+    def sources(self) -> Collection[str]:
+        """Those whose time has not come yet."""
+        now = datetime.now(UTC)
+        self._until = {source: until for source, until in self._until.items() if until > now}
+        return self._until
+
+
 def work_once(
     queue: Queue,
     annotate: Annotate,
     worker: str,
     lease: timedelta = LEASE,
     bounds: Bounds = UNBOUNDED,
+    avoiding: Collection[str] = (),
 ) -> Outcome | None:
     """Settle one task; None if there was none to take. Ends the process if it takes too much.
 
     Raises:
+        Suspended: the task's source is left alone for now; the task is given back untried.
         Unavailable: the queue did not answer; the task will be done again.
         Misconfigured: no task can be done so, and this one is given back.
     """
-    task = queue.lease(worker, lease)
+    task = queue.lease(worker, lease, avoiding)
     if task is None:
         return None
     started = time.monotonic()
@@ -123,9 +153,9 @@ def work_once(
         give_up = partial(_give_up, queue, task, worker, started)
         with _held(queue, task, lease), bounds.watched(task.attempt, give_up):
             outcome, ours = _settle(queue, task, outcome_of(annotate, task))
-    except (KeyboardInterrupt, Leave, Misconfigured):
+    except (KeyboardInterrupt, Leave, Misconfigured, Suspended) as end:
         queue.give_back(task)
-        log.info("ready", extra=_facts(task, worker, started))
+        log.info("ready", extra=_facts(task, worker, started) | _why(end))
         raise
     event = _status(queue, task, outcome) if ours else "lost"
     log.log(_level(event), event, extra=_facts(task, worker, started) | _details(outcome))
@@ -138,10 +168,10 @@ def outcome_of(annotate: Annotate, task: Task) -> Outcome:
         return annotate(task)
     except Unsuitable as unsuitable:
         return Rejected(reason=unsuitable.reason, sentence=unsuitable.sentence)
+    except (Leave, Misconfigured, Suspended):
+        raise
     except Unavailable as unavailable:
         return Retry(sentence=str(unavailable))
-    except (Leave, Misconfigured):
-        raise
     except (Exception, SystemExit) as bug:  # noqa: BLE001 - one bad series must not stop the worker
         return Failed(reason=type(bug).__name__, sentence=describe(bug))
 
@@ -234,6 +264,10 @@ def _facts(task: Task, worker: str, started: float) -> dict[str, object]:
     }
 
 
+def _why(end: BaseException) -> dict[str, object]:
+    return {"sentence": str(end)} if isinstance(end, TomodexError) else {}
+
+
 def _details(outcome: Outcome) -> dict[str, object]:
     match outcome:
         case AnnotatedSeries(annotations=annotations):
@@ -261,6 +295,7 @@ class _Place:
     stop: Connection | None = None  #: the worker ends when this is closed, by us or by our death
     scratch: str = ""  #: where its temporary files lie, which a killed one leaves
     starts: int = 0
+    started: float = 0.0
     false_starts: int = 0
     not_before: float = field(default_factory=time.monotonic)
 
@@ -357,7 +392,9 @@ def _mourn(place: _Place, bury: Callable[[str], int]) -> None:
     log.error("worker died", extra={"worker": place.name, "exit_code": code, "held": held})
     if code == MISCONFIGURED:
         raise Misconfigured("a worker cannot work with these settings; the log says why")
-    place.false_starts = 0 if held or code == TOO_MUCH else place.false_starts + 1
+    lived_s = time.monotonic() - place.started
+    well = held or code == TOO_MUCH or lived_s > WELL_STARTED_S
+    place.false_starts = 0 if well else place.false_starts + 1
     if place.false_starts > FALSE_STARTS:
         raise Misconfigured(
             f"workers end before they take a task, the last with exit code {code}; the log says why"
@@ -376,6 +413,7 @@ def _start(place: _Place, name: str, main: Callable[[str, Stop], None]) -> None:
     args = main, name, heard, place.scratch
     place.process = context.Process(target=_be_worker, args=args, name=name)
     place.process.start()
+    place.started = time.monotonic()
     heard.close()
 
 

@@ -46,6 +46,10 @@ create table if not exists gate (
     until_s  real    not null default 0,   -- not asked before; 0: may be asked
     next_s   real    not null default 0,   -- when the rate allows the next request
     sentence text    not null default ''   -- why it is left alone
+) strict;
+create table if not exists closed (
+    url     text primary key,
+    begin_s real not null                  -- when its hours begin; before that it is not asked
 ) strict
 """
 
@@ -153,11 +157,21 @@ class Gate:
 
     def _require_hours(self) -> None:
         here = datetime.fromtimestamp(self._now(), UTC).astimezone()
-        if not self._options.hours.allow(here):
-            begin = self._options.hours.next_begin(here)
+        begin = None if self._options.hours.allow(here) else self._options.hours.next_begin(here)
+        self._remember_hours(begin.timestamp() if begin else 0)
+        if begin:
             raise Suspended(
                 f"{self.url} may be asked from {begin:%H:%M} on", source=self.url, until=begin
             )
+
+    def _remember_hours(self, begin_s: float) -> None:
+        """For the processes that do not ask it, and only show how things stand."""
+        sql = """insert into closed (url, begin_s) select ?1, ?2 where ?2 > 0
+                 on conflict (url) do update set begin_s = ?2 where begin_s <> ?2"""
+        with self._remembered() as db:
+            db.execute(sql, (self.url, begin_s))
+            if not begin_s:
+                db.execute("delete from closed where url = ?", (self.url,))
 
     def _require_rest_over(self) -> None:
         """Let one process try when the rest is over, and the others when it has succeeded."""
@@ -170,13 +184,15 @@ class Gate:
             )
             if db.changes():
                 return
-        for one in suspensions(self._state, self._now):
-            if one.source == self.url:
-                raise Suspended(
-                    f"{self.url} is left alone until {one.until:%H:%M:%S} UTC: {one.sentence}",
-                    source=self.url,
-                    until=one.until,
-                )
+            sql = "select until_s, sentence from gate where url = ? and until_s > ?"
+            rows: list[Any] = db.execute(sql, (self.url, now)).fetchall()
+        for until_s, sentence in rows:
+            until = datetime.fromtimestamp(until_s, UTC)
+            raise Suspended(
+                f"{self.url} is left alone until {until:%H:%M:%S} UTC: {sentence}",
+                source=self.url,
+                until=until,
+            )
 
     def _wait_turn(self) -> None:
         if self._options.per_second is None:
@@ -251,10 +267,12 @@ def suspensions(state: Path, now: Callable[[], float] = time.time) -> list[Suspe
     file = state / "gates" / "gates.db"
     if not file.is_file():
         return []
+    sql = """select url, max(until_s), sentence from (
+                 select url, until_s, sentence from gate
+                 union all select url, begin_s, 'these are not its hours' from closed)
+             where until_s > ? group by url order by url"""
     with _open(file) as db:
-        rows: list[Any] = db.execute(
-            "select url, until_s, sentence from gate where until_s > ? order by url", (now(),)
-        ).fetchall()
+        rows: list[Any] = db.execute(sql, (now(),)).fetchall()
     return [
         Suspension(source=url, until=datetime.fromtimestamp(until_s, UTC), sentence=sentence)
         for url, until_s, sentence in rows
