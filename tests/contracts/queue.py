@@ -311,6 +311,14 @@ class QueueContract:
         assert (queue.held(), queue.is_due()) == ([], True)
         assert order_of(queue) == ["1"]
 
+    def test_a_lane_can_hand_out_the_newest_of_a_source_first(self, queue):
+        dates = ["2019-05-01", "2003-01-31", "2019-04-30"]
+        queue.put([new(date, "backfill", date=date) for date in dates])
+        queue.order("backfill", "folder:///archive", "newest first")
+        assert queue.lease("w", HOUR).series.series_uid == "2019-05-01"
+        queue.order("backfill", "folder:///archive", "oldest first")
+        assert order_of(queue) == ["2003-01-31", "2019-04-30"]
+
     def test_what_is_put_into_a_held_lane_waits_too(self, queue):
         queue.hold("backfill", "folder:///archive")
         queue.put([new("1", "backfill")])

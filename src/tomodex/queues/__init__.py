@@ -25,6 +25,9 @@ ADAPTERS = {"sqlite": "tomodex.queues.sqlite:SqliteQueue"}
 #: The names FHIR's Task.status has for these.
 Status = Literal["ready", "in-progress", "completed", "rejected", "failed"]
 
+#: In which order a lane hands out the studies of a source.
+Order = Literal["oldest first", "newest first"]
+
 #: Why a series waits, most urgent first.
 Lane = Literal["on-demand", "daily", "reindex", "backfill"]
 
@@ -168,6 +171,9 @@ class Queue(Protocol):
 
     def release(self, lane: Lane, source: str) -> None:
         """Hand it out again."""
+
+    def order(self, lane: Lane, source: str, order: Order) -> None:
+        """Hand out a source's studies in a lane in this order from now on."""
 
     def held(self) -> Sequence[tuple[Lane, str]]:
         """Lanes and sources that are held."""

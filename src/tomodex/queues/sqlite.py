@@ -34,6 +34,7 @@ from tomodex.queues import (
     Failed,
     Lane,
     NewTask,
+    Order,
     Outcome,
     Rejected,
     Result,
@@ -232,6 +233,14 @@ class SqliteQueue:
     def held(self) -> Sequence[tuple[Lane, str]]:
         sql = "select lane, url from held join source on source.id = source_id order by lane, url"
         return [(LANES[lane], str(url)) for lane, url in self._read(sql, ())]
+
+    def order(self, lane: Lane, source: str, order: Order) -> None:
+        with self._writing_durably() as db:
+            pair = (LANES.index(lane), self._source_id(db, source))
+            if order == "newest first":
+                db.execute("insert or ignore into newest_first values (?, ?)", pair)
+            else:
+                db.execute("delete from newest_first where lane = ? and source_id = ?", pair)
 
     # Workers take them
 

@@ -118,8 +118,13 @@ create table elsewhere (
     primary key (series_uid, source_id)
 ) strict, without rowid;
 create index elsewhere_source on elsewhere (source_id);
--- Lanes that nothing is handed out of, source by source.
+-- Lanes that nothing is handed out of, and those that the newest goes out of first.
 create table held (
+    lane      integer not null,
+    source_id integer not null,
+    primary key (lane, source_id)
+) strict, without rowid;
+create table newest_first (
     lane      integer not null,
     source_id integer not null,
     primary key (lane, source_id)

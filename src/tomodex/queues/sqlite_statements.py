@@ -71,11 +71,18 @@ where id in (
 returning series_uid, configuration, status, attempt, reason
 """
 
-#: The oldest task of each lane and source that may be taken: as many as there are such pairs.
+_OF_PAIR = """
+select id from task indexed by task_waiting where status = 'ready' and due_ms = 0
+    and lane = tally.lane and source_id = tally.source_id
+"""
+
+#: The next task of each lane and source that may be taken: as many as there are such pairs.
 _HEADS = f"""
-select head.id from tally cross join task as head on head.id = (
-    select id from task indexed by task_waiting where status = 'ready' and due_ms = 0
-    and lane = tally.lane and source_id = tally.source_id order by study_date, id limit 1)
+select head.id from tally cross join task as head on head.id = iif(
+    exists (select 1 from newest_first
+            where newest_first.lane = tally.lane and newest_first.source_id = tally.source_id),
+    ({_OF_PAIR} order by study_date desc, id desc limit 1),
+    ({_OF_PAIR} order by study_date, id limit 1))
 where {_ALLOWED}
 """
 
