@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 ENGINE := .venv-engine
 
-.PHONY: demo test check test-servers test-engine bench bench-engine schema lock clean help
+.PHONY: demo test check test-servers test-engine bench bench-engine ig schema lock clean help
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -53,6 +53,17 @@ bench: $(READY)  ## every benchmark that needs no weights, one line of JSON each
 
 bench-engine: $(READY)  ## the engine on a CT of 336 slices; needs weights, see the script
 	$(BIN)/python bench/engine.py
+
+CANONICAL ?= https://fhir.example.org/tomodex
+
+ig: $(READY) ig/node_modules  ## the FHIR implementation guide into ig/build (needs node); CANONICAL=https://... sets its base
+	PYTHONPATH=. $(BIN)/python tools/render_ig.py ig/build --canonical $(CANONICAL)
+	cd ig && mkdir -p .home && HOME=$(CURDIR)/ig/.home node link-packages.mjs
+	cd ig && HOME=$(CURDIR)/ig/.home node_modules/.bin/sushi build -s build
+
+ig/node_modules: ig/package.json ig/package-lock.json
+	cd ig && npm ci --ignore-scripts --no-audit --no-fund
+	@touch ig/node_modules
 
 schema: $(READY)  ## write the published JSON Schema anew, after a change of AnnotatedSeries
 	$(BIN)/python -m tests.annotated_series_schema
