@@ -126,6 +126,7 @@ def test_a_factor_of_0_lets_a_series_take_any_time(ended):
 
 
 DEAF = """
+import ctypes
 from tomodex import bounds
 
 bounds.GRACE_S = 0.1

@@ -11,9 +11,10 @@ import pytest
 from tests.test_resampling import axial, tilted, turned
 from tomodex.errors import Misconfigured, Unsuitable
 from tomodex.measurement import measure
-from tomodex.segmenters import open_segmenter
+from tomodex.nnunet.tiling import plan_starts
+from tomodex.segmenters import Costly, open_segmenter
 from tomodex.segmenters.totalsegmentator import NnUNet, TotalSegmentator, networks
-from tomodex.segmenters.totalsegmentator.body import find_body
+from tomodex.segmenters.totalsegmentator.body import fill_tiles, find_body
 from tomodex.segmenters.totalsegmentator.merging import merge_labels, number_labels
 from tomodex.segmenters.totalsegmentator.models import MODELS, TASKS, find_model, find_results
 from tomodex.volume import Volume
@@ -70,6 +71,8 @@ def shelf(tmp_path, monkeypatch):
             labels=dict(enumerate(labels, start=1)),
             spacing_mm=spacing_mm,
             channels=channels,
+            patch=(24, 60, 40),
+            transpose=(0, 1, 2),
             weights_sha256=f"{number:064x}",
         )
         return folder
@@ -209,7 +212,9 @@ def test_crop_shows_the_body_alone_and_keeps_every_place(total, shelf):
     assert (whole.layers[0] == cropped.layers[0]).all()
     shapes = [made.engine.seen[0].shape for made in shelf.made]
     assert shapes[0] == (1, *whole.volume.voxels.shape)
-    assert shapes[1] == (1, 28, 57, 57)  # 150 mm and twice 12 mm more
+    # The body is 150 mm wide, and 6 mm more are kept: one tile of 60 rows and two of 40 columns,
+    # 0.8 of a tile apart, so nothing is cut off the width of 180 mm.
+    assert shapes[1] == (1, 28, 60, 60)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +236,45 @@ def test_a_table_below_the_patient_is_no_body():
     hu = np.full((30, 100, 100), AIR, np.int16)
     hu[5:25, 40:80, 30:70] = 0
     hu[:, 20:23, :] = 200  # 9 mm thick
-    assert find_body(hu, (3.0, 3.0, 3.0)) == (slice(1, 29), slice(36, 84), slice(26, 74))
+    assert find_body(hu, (3.0, 3.0, 3.0)) == (slice(3, 27), slice(38, 82), slice(28, 72))
+
+
+def test_a_table_is_no_body_however_thick_it_is():
+    hu = np.full((30, 130, 160), AIR, np.int16)
+    hu[5:25, 40:120, 25:135] = 0
+    hu[:, 15:27, :] = 200  # 36 mm thick, as wide and as long as the image
+    assert find_body(hu, (3.0, 3.0, 3.0)) == (slice(3, 27), slice(38, 122), slice(23, 137))
+
+
+def test_two_legs_are_both_body():
+    hu = np.full((30, 100, 100), AIR, np.int16)
+    hu[:, 60:90, 5:35] = 0
+    hu[:, 20:45, 65:95] = 0  # bent: apart in front and behind, too
+    assert find_body(hu, (3.0, 3.0, 3.0))[1:] == (slice(18, 92), slice(3, 97))
+
+
+@pytest.mark.parametrize(
+    ("box", "found"),
+    [
+        # Smaller than a tile: the tile is filled, as far as there is image.
+        ((slice(3, 9), slice(50, 80), slice(2, 30)), (slice(0, 20), slice(45, 85), slice(0, 40))),
+        # A little larger: two tiles, 0.8 of a tile apart, are filled.
+        (
+            (slice(0, 20), slice(30, 71), slice(0, 100)),
+            (slice(0, 20), slice(15, 87), slice(0, 100)),
+        ),
+        # All of it.
+        ((slice(None), slice(None), slice(None)), (slice(0, 20), slice(0, 100), slice(0, 100))),
+    ],
+    ids=["one tile", "two tiles", "whole"],
+)
+def test_a_box_is_enlarged_as_far_as_that_costs_no_tile(box, found):
+    shape, tile = (20, 100, 100), (24, 40, 40)
+    assert fill_tiles(box, shape, tile, 0.8) == found
+    for before, after, size, length in zip(box, found, shape, tile, strict=True):
+        lengths = [len(range(*span.indices(size))) for span in (before, after)]
+        one, other = (len(plan_starts(n, length, 0.8)) for n in lengths)
+        assert one == other
 
 
 def test_an_image_without_a_body_stays_whole():
@@ -243,6 +286,22 @@ def test_an_image_without_a_body_stays_whole():
 def test_a_body_that_fills_the_image_stays_whole():
     hu = np.zeros((5, 9, 12), np.int16)
     assert hu[find_body(hu, (3.0, 3.0, 3.0))].shape == hu.shape
+
+
+def test_what_a_series_takes_grows_with_its_tiles(total, shelf):
+    """84 x 200 x 180 mm are 28 x 67 x 60 voxels: 2 x 2 x 2 tiles of 24 x 60 x 40."""
+    tiles = 8 * 24 * 60 * 40
+    assert total().seconds(upright()) == pytest.approx(2.6e-6 * tiles)
+    assert isinstance(total(), Costly)
+    assert shelf.made[0].engine.seen == []
+
+
+def test_five_models_take_five_times_as_long(shelf):
+    for number in range(291, 296):
+        shelf.put(number, [], spacing_mm=(1.5, 1.5, 1.5))
+    segmenter = open_segmenter("totalsegmentator:?resolution=1.5")
+    tiles = 3 * 3 * 4 * 24 * 60 * 40
+    assert segmenter.seconds(upright()) == pytest.approx(5 * 2.6e-6 * tiles)
 
 
 # --- labels -------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from tomodex.nnunet.engine import Engine, load_engine
 from tomodex.nnunet.model import ModelFolder, read_model
 from tomodex.nnunet.tiling import plan_starts
 from tomodex.resampling import carry_labels, grid_shape, is_upright, resample, straighten
-from tomodex.segmenters.totalsegmentator.body import find_body
+from tomodex.segmenters.totalsegmentator.body import Box, fill_tiles, find_body
 from tomodex.segmenters.totalsegmentator.merging import merge_labels, number_labels
 from tomodex.segmenters.totalsegmentator.options import Axes, Options
 from tomodex.volume import Volume
@@ -102,16 +102,18 @@ class Networks:
     def _label_upright(self, grid: Volume) -> Labels:
         labels = np.zeros(grid.voxels.shape, np.uint8)
         turn = slice(None, None, -1 if self.axes == "LPS" else None)
-        box = (
-            find_body(grid.voxels, self.spacing_mm)
-            if self.options.mode == "crop"
-            else (slice(None),) * 3
-        )
+        box = self._body(grid) if self.options.mode == "crop" else (slice(None),) * 3
         image = grid.voxels[box][:, turn, turn].astype(np.float32)[np.newaxis]
         inside = labels[box][:, turn, turn]
         for which, table in enumerate(self.tables):
             merge_labels(inside, self.load(which).segment(image), table)
         return labels
+
+    def _body(self, grid: Volume) -> Box:
+        model = self.models[0]
+        tile = [model.patch[model.transpose.index(axis)] for axis in range(3)]
+        body = find_body(grid.voxels, self.spacing_mm)
+        return fill_tiles(body, grid.shape, tile, self.options.step)
 
 
 def read_networks(folders: Sequence[Path], options: Options, axes: Axes | None) -> Networks:
