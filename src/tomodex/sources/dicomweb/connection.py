@@ -7,7 +7,6 @@ not say does not happen.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 import ssl
@@ -33,6 +32,7 @@ from tomodex.errors import Misconfigured, Suspended, Unavailable
 from tomodex.options import Secret, without_query
 from tomodex.sources.dicomweb.json_model import Json
 from tomodex.sources.gate import Gate, GateOptions
+from tomodex.sources.hosts import is_loopback
 
 #: Bytes of an answer in JSON, which is held in memory.
 MAX_JSON = 64 * 2**20
@@ -284,16 +284,6 @@ _ADVICE = {
     404: ": it has no such thing at this address",
     407: ": the proxy does not let us pass",
 }
-
-
-def is_loopback(host: str) -> bool:
-    """Whether what is sent to a host stays on this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class _Bearer(AuthBase):

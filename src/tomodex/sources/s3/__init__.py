@@ -1,0 +1,1 @@
+"""Buckets of an object store that speaks S3: instances, or archives of them, as objects."""
