@@ -3,6 +3,7 @@
     folder:                         DICOM files and archives of them in a directory   folder.py
     spool:                          what others push to `tomodex receive`             spool.py
     dicomweb+https: dicomweb+http:  servers of QIDO-RS and WADO-RS                    dicomweb/
+    s3:                             a bucket with instances, or archives of them      s3/
 
 The scheme of a URL picks one of these; see `registry.py`.
 """
@@ -24,6 +25,7 @@ ADAPTERS = {
     "spool": "tomodex.sources.spool:SpoolSource",
     "dicomweb+https": "tomodex.sources.dicomweb.source:DicomWebSource",
     "dicomweb+http": "tomodex.sources.dicomweb.source:DicomWebSource",
+    "s3": "tomodex.sources.s3.source:S3Source",
 }
 
 
