@@ -85,9 +85,9 @@ def shelf(tmp_path, monkeypatch):
     monkeypatch.setattr(networks, "read_model", models.__getitem__)
     monkeypatch.setattr(networks, "load_engine", load)
     monkeypatch.setenv("TOMODEX_WEIGHTS", str(tmp_path))
-    networks._load.cache_clear()
+    networks._kept.clear()
     yield SimpleNamespace(put=put, made=made, folder=tmp_path)
-    networks._load.cache_clear()
+    networks._kept.clear()
 
 
 @pytest.fixture
@@ -340,8 +340,19 @@ def test_the_five_models_of_1_5_mm_make_one_segmentation(shelf):
     assert set(measure(found)) == set(BALLS)
     assert found.algorithm.model == "total 1.5 mm (Dataset291-295)"
     assert found.algorithm.options[MODELS[293].name] == f"{293:064x}"
-    # One after the other, as all at once would take 15 GB.
-    assert networks._load.cache_info().currsize == 1
+    # One after the other, as all at once would take 6 GB.
+    assert len(networks._kept) == 1
+
+
+@pytest.mark.parametrize(("keep", "loaded"), [(1, 15), (3, 11), (5, 5)])
+def test_as_many_models_stay_loaded_as_may_be_kept(shelf, keep, loaded):
+    for number in range(291, 296):
+        shelf.put(number, ["spleen"], spacing_mm=(1.5, 1.5, 1.5))
+    segmenter = open_segmenter(f"totalsegmentator:?resolution=1.5&keep={keep}")
+    for _ in range(3):
+        segmenter.segment(scene(upright(), BALLS), ())
+        assert len(networks._kept) == keep
+    assert len(shelf.made) in (loaded, loaded + 1)  # the first is opened for its provenance
 
 
 def test_every_model_of_every_task_is_known():

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from math import prod
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tomodex.errors import Misconfigured
-from tomodex.nnunet.devices import Device, Kernels, Precision
 from tomodex.nnunet.engine import Engine, load_engine
 from tomodex.nnunet.model import ModelFolder, read_model
 from tomodex.nnunet.tiling import plan_starts
@@ -88,16 +86,7 @@ class Networks:
 
     def load(self, which: int) -> Engine:
         """One of the models, ready to be used."""
-        return _load(
-            self.folders[which],
-            self.options.chosen_device,
-            self.options.chosen_precision,
-            self.options.step,
-            self.options.cache_folder,
-            self.options.threads,
-            self.options.batch,
-            self.options.kernels,
-        )
+        return _load(self.folders[which], self.options)
 
     def _label_upright(self, grid: Volume) -> Labels:
         labels = np.zeros(grid.voxels.shape, np.uint8)
@@ -140,28 +129,33 @@ def read_networks(folders: Sequence[Path], options: Options, axes: Axes | None) 
     )
 
 
-@lru_cache(maxsize=1)
-def _load(
-    folder: Path,
-    device: Device,
-    precision: Precision,
-    step: float,
-    cache: Path,
-    threads: int | None,
-    batch: int | None,
-    kernels: Kernels,
-) -> Engine:
-    """The model that was used last stays: one takes up to 3 GB, five would take all there is."""
-    return load_engine(
-        folder,
-        device=device,
-        precision=precision,
-        step=step,
-        cache=cache,
-        threads=threads,
-        batch=batch,
-        kernels=kernels,
-    )
+#: Models that stay loaded, by what they were loaded with, the last one last.
+_kept: dict[tuple[object, ...], Engine] = {}
+
+
+def _load(folder: Path, options: Options) -> Engine:
+    """The model in `folder`, kept from the last time or loaded anew.
+
+    Where no more may be kept the newest goes: models are asked for in turn, so that the oldest is
+    the one that is needed first.
+    """
+    device, precision = options.chosen_device, options.chosen_precision
+    cache, runs = options.cache_folder, (options.threads, options.batch, options.kernels)
+    key = (folder, device, precision, options.step, cache, *runs)
+    if key not in _kept:
+        while len(_kept) >= options.keep:
+            _kept.popitem()
+        _kept[key] = load_engine(
+            folder,
+            device=device,
+            precision=precision,
+            step=options.step,
+            cache=cache,
+            threads=options.threads,
+            batch=options.batch,
+            kernels=options.kernels,
+        )
+    return _kept[key]
 
 
 def _axes_of(folder: Path) -> Axes:

@@ -31,6 +31,7 @@ class Options(BaseModel):
     step: float = Field(0.8, gt=0, le=1)  #: from tile to tile, as a share of the tile
     threads: int | None = Field(None, ge=1, le=1024)  #: None: all cores
     cache: Path | None = None  #: for weights that were converted; None: the user's cache folder
+    keep: int = Field(1, ge=1, le=16)  #: models that stay loaded, where a task needs several
     device: Wish = "cpu"
     batch: int | None = Field(None, ge=1, le=64)  #: tiles at once on a GPU; None: as memory has it
     kernels: Kernels = "eager"  #: how a GPU runs layers
