@@ -92,6 +92,15 @@ def without_query(url: str) -> str:
     return parts._replace(netloc=f"{user.partition(':')[0]}{at}{host}", query="").geturl()
 
 
+def is_bare(url: str) -> bool:
+    """Whether it is a URL without options, password or fragment."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # such as an unclosed bracket
+        return False
+    return bool(parts.scheme and "://" in url) and without_query(url) == url and not parts.fragment
+
+
 def _read(file: Path) -> str:
     try:
         return file.read_text().rstrip("\r\n")

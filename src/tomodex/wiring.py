@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from urllib.parse import parse_qs, quote, urlencode, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 from tomodex.annotation import AnnotatedSeries
 from tomodex.bounds import Bounds, Expect, allowed_bytes, ignore
-from tomodex.errors import Misconfigured
+from tomodex.errors import BadQuery, Misconfigured
 from tomodex.indexes import Index, open_index
 from tomodex.instance import read_instance
-from tomodex.options import without_query
+from tomodex.options import is_bare, without_query
 from tomodex.pipeline import Tools, annotate_series
 from tomodex.pseudonym import load_key, pseudonymizer
 from tomodex.queues import Queue, Task, open_queue
@@ -24,6 +24,9 @@ from tomodex.settings import Settings
 from tomodex.sinks import Sink, open_sink
 from tomodex.sources import Source, open_source
 from tomodex.terminology import load_terminology
+
+#: Sources that a worker keeps open.
+OPEN_SOURCES = 16
 
 
 def source_url(given: str) -> str:
@@ -62,13 +65,33 @@ def configured_url(settings: Settings, given: str) -> str:
     url = source_url(given)
     if urlsplit(url).query:
         return url
-    same = _with_the_url(settings, url)
+    same = _with_the_url(settings, url) or _with_the_bucket(settings, url)
     if len(same) > 1:
         raise Misconfigured(
             f"the sources {', '.join(same)} have the same URL but for their options, so tasks "
             "cannot tell them apart"
         )
-    return _url(settings.sources[same[0]]) if same else url
+    if not same:
+        return url
+    options = urlsplit(_url(settings.sources[same[0]])).query
+    return f"{url}?{options}" if options else url
+
+
+def task_source(settings: Settings, given: str) -> str:
+    """What a task calls a configured source: its URL without options.
+
+    Somebody outside may name it, so nothing else may be meant, but one object in a configured
+    bucket.
+
+    Raises:
+        BadQuery: it is not configured.
+    """
+    if given in settings.sources:
+        return without_query(_url(settings.sources[given]))
+    if is_bare(given) and (_with_the_url(settings, given) or _with_the_bucket(settings, given)):
+        return given
+    known = ", ".join(sorted(settings.sources)) or "none"
+    raise BadQuery(f"{given[:200]} is not a configured source; configured are: {known}")
 
 
 def with_source(settings: Settings, given: str) -> Settings:
@@ -87,6 +110,17 @@ def with_source(settings: Settings, given: str) -> Settings:
 def _with_the_url(settings: Settings, bare: str) -> list[str]:
     """Names of the configured sources that have this URL without its options."""
     return sorted(name for name, u in settings.sources.items() if without_query(_url(u)) == bare)
+
+
+def _with_the_bucket(settings: Settings, url: str) -> list[str]:
+    """Name of the configured bucket, or of the smallest part of one, that an object lies in."""
+    path = unquote(urlsplit(url).path)
+    if not url.startswith("s3://") or any(part in (".", "..") for part in path.split("/")):
+        return []
+    above = {name: f"{without_query(u).rstrip('/')}/" for name, u in settings.sources.items()}
+    around = [name for name, prefix in above.items() if url.startswith(prefix)]
+    longest = max((len(above[name]) for name in around), default=0)
+    return sorted(name for name in around if len(above[name]) == longest)
 
 
 def source_of(settings: Settings, given: str) -> Source:
@@ -196,17 +230,22 @@ def bounds_of(settings: Settings) -> Bounds:
 
 
 def annotator_of(settings: Settings, expect: Expect = ignore) -> Callable[[Task], AnnotatedSeries]:
-    """What a worker does with a task; each source is opened once, on its first task.
+    """What a worker does with a task; models are opened once, sources when they are needed.
 
     A series that a worker did not survive is treated gently: its pixels are decoded by one thread.
     """
-    opened: dict[str, Tools] = {}
+    opened: list[Tools] = []
+
+    # Objects of a bucket are sources of their own, so not all stay open.
+    @lru_cache(maxsize=OPEN_SOURCES)
+    def source(url: str) -> Source:
+        return source_of(settings, url)
 
     def annotate(task: Task) -> AnnotatedSeries:
-        if task.source not in opened:
-            opened[task.source] = replace(tools_of(settings, task.source), expect=expect)
+        if not opened:
+            opened.append(replace(tools_of(settings, task.source), expect=expect))
         threads = None if task.attempt == 1 else 1
-        tools = replace(opened[task.source], threads=threads)
+        tools = replace(opened[0], source=source(task.source), threads=threads)
         return annotate_series(task.series, tools, task.configuration)
 
     return annotate

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from tomodex.cli import compare, config, indexing, receive, searching, trying, weights
+from tomodex.cli import compare, config, indexing, receive, searching, serve, trying, weights
 from tomodex.cli.shared import given
 from tomodex.errors import BadQuery, Misconfigured, TomodexError, Unavailable
 
@@ -40,6 +40,7 @@ COMMANDS = (
     indexing.rebuild,
     trying.demo,
     receive.receive,
+    serve.serve,
     compare.compare_engine,
 )
 GROUPS = {"config": config.app, "weights": weights.app}

@@ -1,0 +1,100 @@
+"""The web app: its routes, its guard, and how it says what went wrong."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+
+from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from tomodex.options import Secret
+from tomodex.pipeline import software_versions
+from tomodex.selection import load_rules
+from tomodex.settings import Settings
+from tomodex.web.guard import Guard
+from tomodex.web.problems import Refused, answer_problems, problem
+from tomodex.web.tasks import MOST_BODY_BYTES, tasks_router
+from tomodex.wiring import queue_of
+
+log = logging.getLogger(__name__)
+
+#: What a browser may call us where there is no token: else any web site could give its own name
+#: our address, and ask us through it (DNS rebinding).
+LOOPBACK_NAMES = ["localhost", "127.0.0.1", "[::1]"]
+
+#: Security headers: answers are data, never pages that could run something.
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
+
+
+class Health(BaseModel):
+    """It lives, and the queue answers."""
+
+    status: str = "ok"
+
+
+def make_app(settings: Settings) -> FastAPI:
+    """The app for these settings.
+
+    Raises:
+        Misconfigured: the queue, the rules or the token cannot be used.
+    """
+    queue = queue_of(settings)
+    token = Secret(settings.serve.token).read() if settings.serve.token else ""
+    app = FastAPI(
+        title="Tomodex",
+        version=version("tomodex"),
+        openapi_url="/v1/openapi.json",
+        # Their pages load scripts from other servers.
+        docs_url=None,
+        redoc_url=None,
+        max_body_size=MOST_BODY_BYTES,
+    )
+    answer_problems(app)
+    _guard(app, Guard(token, settings.serve.per_second))
+    if not token:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_NAMES)
+    app.include_router(tasks_router(settings, queue, load_rules(settings.rules)))
+
+    @app.get("/v1/health", tags=["server"], summary="Whether it lives and the queue answers")
+    def health() -> Health:
+        queue.count()
+        return Health()
+
+    @app.get("/v1/version", tags=["server"], summary="Versions of what runs")
+    def versions() -> dict[str, str]:
+        return dict(software_versions())
+
+    return app
+
+
+def _guard(app: FastAPI, guard: Guard) -> None:
+    """Let the guard see each request first, and log how it was answered."""
+
+    @app.middleware("http")
+    async def pass_guard(
+        request: Request, go_on: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        begin = time.monotonic()
+        try:
+            guard.require(request)
+            response = await go_on(request)
+        except Refused as refused:
+            response = problem(refused)
+        response.headers.update(HEADERS)
+        facts = {
+            "method": request.method,
+            "path": request.url.path[:200],
+            "status": response.status_code,
+            "client": request.client.host if request.client else "",
+            "seconds": round(time.monotonic() - begin, 4),
+        }
+        log.info("answered", extra=facts)
+        return response

@@ -1,0 +1,79 @@
+"""Runs the web app until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from tomodex.doors import Serve, is_loopback
+from tomodex.errors import Misconfigured
+from tomodex.settings import Settings
+from tomodex.web.app import make_app
+
+#: Requests at once; more are told to come again (503).
+MOST_AT_ONCE = 200
+
+#: How long requests may go on when we are asked to end.
+FINISH_S = 10
+
+#: Seconds a connection may be idle.
+IDLE_S = 30
+
+
+def serve(settings: Settings, started: Callable[[int], None]) -> None:
+    """Serve until a signal; `started` is told the port.
+
+    Raises:
+        Misconfigured: the settings do not fit together, or the port is taken.
+    """
+    door = settings.serve
+    require_guard(door)
+    config = uvicorn.Config(
+        make_app(settings),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=MOST_AT_ONCE,
+        timeout_keep_alive=IDLE_S,
+        timeout_graceful_shutdown=FINISH_S,
+        ssl_certfile=door.certificate,
+        ssl_keyfile=door.key,
+    )
+    listening = _listen(door)
+    started(listening.getsockname()[1])
+    with listening:
+        _run(config, listening)
+
+
+def require_guard(door: Serve) -> None:
+    """Refuse to answer everybody who can reach this machine.
+
+    Raises:
+        Misconfigured: there is no token.
+    """
+    if not is_loopback(door.host) and not door.token:
+        raise Misconfigured(
+            f"{door.host} can be reached from other machines: set `token` in [serve], such as "
+            "file:/run/secrets/tomodex-token"
+        )
+
+
+def _run(config: uvicorn.Config, listening: socket.socket) -> None:
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    except OSError as wrong:  # ssl.SSLError is one
+        raise Misconfigured(f"cannot serve: {wrong}") from wrong
+    except KeyboardInterrupt:  # uvicorn raises it again when it has ended
+        return
+
+
+def _listen(door: Serve) -> socket.socket:
+    family = socket.AF_INET6 if ":" in door.host else socket.AF_INET
+    try:
+        return socket.create_server((door.host, door.port), family=family, backlog=128)
+    except OSError as refused:
+        raise Misconfigured(
+            f"cannot listen on {door.host}:{door.port}: {refused.strerror}"
+        ) from refused

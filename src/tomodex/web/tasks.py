@@ -1,0 +1,263 @@
+"""Routes of tasks: order series, see what became of them, have failed ones tried again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from http import HTTPStatus
+from typing import Annotated, Literal
+
+import orjson
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from tomodex.discovery import task_of
+from tomodex.queues import Lane, NewTask, Queue, Status, TaskState
+from tomodex.selection import Rules
+from tomodex.series import Series
+from tomodex.settings import Settings
+from tomodex.web.orders import AnyOrder, Order, PredecessorOrder, Uid, as_order
+from tomodex.web.problems import MEDIA_TYPE, Refused
+from tomodex.wiring import source_of
+
+#: A page of 10,000 of the predecessor's tasks has 2.5 MB.
+MOST_BODY_BYTES = 8 * 2**20
+MOST_ORDERS = 10_000
+
+#: Series of one request that the source is asked for at once.
+MOST_ASKED = 100
+
+JSON, NDJSON = ("application/json", "application/x-ndjson")
+
+
+class TaskSeen(BaseModel):
+    """What became of one series."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "1.2.840.113619.2.1.3",
+                    "status": "rejected",
+                    "reason": "few_slices",
+                    "sentence": "has 2 slices; at least 10 are needed",
+                    "source": "dimse://TOMODEX@pacs.example:11112/PACS",
+                    "lane": "daily",
+                    "attempt": 1,
+                    "updated": "2026-11-23T09:11:37.000+00:00",
+                }
+            ]
+        }
+    )
+
+    id: str  #: the Series Instance UID: a series is one task
+    status: Status  #: the words of FHIR's Task.status
+    reason: str  #: code of why it was rejected or failed; "" otherwise
+    sentence: str  #: the same for a person
+    source: str
+    lane: Lane
+    attempt: int  #: how often a worker has tried
+    updated: str  #: RFC 3339
+
+
+class Accepted(BaseModel):
+    """What was ordered."""
+
+    new: int  #: how many were not known before, or have changed
+    tasks: list[TaskSeen]
+
+
+class Again(BaseModel):
+    """What is tried again."""
+
+    ready: int
+
+
+PROBLEM = {"description": "Problem (RFC 9457)", "content": {MEDIA_TYPE: {}}}
+EXAMPLES = {
+    "ours": {
+        "summary": "A series of a configured source",
+        "value": {
+            "source": "pacs",
+            "study_uid": "1.2.840.113619.2.1",
+            "series_uid": "1.2.840.113619.2.1.3",
+            "lane": "daily",
+        },
+    },
+    "predecessor": {
+        "summary": "A task of the IMPETUS CT Indexer, unchanged",
+        "value": {
+            "identification": {
+                "mpi": "123456789",
+                "series": "1.2.3.4.5.6.7.8",
+                "study": "1.2.3.4.5.6.7.8.9.10.11.12",
+            },
+            "s3-input": {"s3-bucket": "landing-ct-indexer", "s3-path": "test.zip"},
+        },
+    },
+}
+#: The body is read by us, as it may be one order, a list, or a line each.
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {JSON: {"schema": {}, "examples": EXAMPLES}, NDJSON: {"schema": {}}},
+    }
+}
+
+_ORDERS = TypeAdapter(list[AnyOrder])
+
+
+def tasks_router(settings: Settings, queue: Queue, rules: Rules) -> APIRouter:
+    """The routes, on this queue."""
+    router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+
+    @router.post(
+        "",
+        status_code=HTTPStatus.ACCEPTED,
+        response_model=Accepted,
+        responses={415: PROBLEM, 422: PROBLEM, 501: PROBLEM, 503: PROBLEM},
+        openapi_extra=BODY,
+        summary="Order series to be indexed",
+    )
+    async def order(request: Request, response: Response) -> Accepted:
+        """One order, a list, or one a line. A series that is known already is left as it is."""
+        given = parse_orders(request.headers.get("content-type", ""), await request.body())
+        accepted = await run_in_threadpool(put_orders, settings, queue, rules, given)
+        if len(accepted.tasks) == 1:
+            response.headers["Location"] = f"/v1/tasks/{accepted.tasks[0].id}"
+        return accepted
+
+    @router.get("", summary="Find tasks by what became of them")
+    def find(
+        status: Annotated[Status, Query()] = "failed",
+        reason: Annotated[str, Query(max_length=100)] = "",
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> list[TaskSeen]:
+        """Newest first."""
+        return [seen(state) for state in queue.find_states(status, reason, limit)]
+
+    @router.get("/{series_uid}", responses={404: PROBLEM}, summary="See what became of a series")
+    def see(series_uid: Annotated[Uid, Path()]) -> TaskSeen:
+        """By its Series Instance UID."""
+        return state_of(queue, series_uid, settings.configuration)
+
+    @router.post("/retry", summary="Have tasks tried again")
+    def retry(
+        status: Annotated[Literal["failed", "rejected"], Query()] = "failed",
+        reason: Annotated[str, Query(max_length=100)] = "",
+    ) -> Again:
+        """All that failed or were rejected, or those for one reason."""
+        return Again(ready=queue.retry(status, reason))
+
+    return router
+
+
+def parse_orders(media_type: str, body: bytes) -> list[Order | PredecessorOrder]:
+    """The orders in a body.
+
+    Raises:
+        Refused: it is too many, no JSON, or an order is not as it should be; which one is said.
+    """
+    kind = media_type.partition(";")[0].strip().lower()
+    if kind not in (JSON, NDJSON):
+        raise Refused(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "media-type",
+            f"send {JSON} (an object or a list) or {NDJSON} (an object a line)",
+        )
+    try:
+        given = list(_lines(body)) if kind == NDJSON else orjson.loads(body)
+    except orjson.JSONDecodeError as wrong:
+        sentence = f"it is no JSON: {wrong.msg} (line {wrong.lineno})"
+        raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", sentence) from None
+    orders = given if isinstance(given, list) else [given]
+    if not 1 <= len(orders) <= MOST_ORDERS:
+        sentence = f"{len(orders):,} tasks; 1 to {MOST_ORDERS:,} are taken at once"
+        raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", sentence)
+    try:
+        return _ORDERS.validate_python(orders)
+    except ValidationError as wrong:
+        found = "; ".join(_plain(error["loc"], error["msg"]) for error in wrong.errors()[:20])
+        raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", found) from None
+
+
+def _lines(body: bytes) -> Iterator[object]:
+    for number, line in enumerate(body.splitlines(), start=1):
+        if number > MOST_ORDERS + 1:
+            return
+        if line.strip():
+            yield orjson.loads(line)
+
+
+def _plain(place: tuple[int | str, ...], message: str) -> str:
+    """What is wrong with which task, without the value."""
+    number, *rest = place
+    where = ".".join(str(part) for part in rest if part not in ("ours", "predecessor"))
+    return f"task {int(number) + 1}: {f'{where}: ' if where else ''}{message}"
+
+
+def put_orders(
+    settings: Settings, queue: Queue, rules: Rules, given: Sequence[Order | PredecessorOrder]
+) -> Accepted:
+    """Put all orders into the queue, in one transaction, and say where each stands.
+
+    Raises:
+        Refused: one cannot be taken; then none is.
+        Unavailable: the queue, or a source that had to be asked, does not answer.
+    """
+    orders = [as_order(settings, one) for one in given]
+    asked = sum(order.study_uid is None for order in orders)
+    if asked > MOST_ASKED:
+        sentence = f"{asked} tasks have no study_uid; {MOST_ASKED} may, as the source is asked"
+        raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", sentence)
+    new = queue.put(task_for(order, settings, rules) for order in orders)
+    configuration = settings.configuration
+    return Accepted(
+        new=new, tasks=[state_of(queue, order.series_uid, configuration) for order in orders]
+    )
+
+
+def task_for(order: Order, settings: Settings, rules: Rules) -> NewTask:
+    """The task for an order; what is not known of its series yet, headers will tell.
+
+    Raises:
+        Unavailable: the source had to be asked, and did not answer or does not have it.
+    """
+    lane, configuration = order.lane or settings.serve.lane, settings.configuration
+    if order.study_uid is None:
+        listing = source_of(settings, order.source).describe(order.series_uid)
+        return task_of(listing, order.source, rules, lane, configuration)
+    series = Series(
+        series_uid=order.series_uid,
+        study_uid=order.study_uid,
+        patient="",
+        modality="",
+        fingerprint=order.fingerprint,
+    )
+    return NewTask(series=series, source=order.source, configuration=configuration, lane=lane)
+
+
+def state_of(queue: Queue, series_uid: str, configuration: str) -> TaskSeen:
+    """What became of a series.
+
+    Raises:
+        Refused: it is not known (404).
+    """
+    for state in queue.states(series_uid):
+        if state.configuration == configuration:
+            return seen(state)
+    raise Refused(HTTPStatus.NOT_FOUND, "unknown-task", f"no task for the series {series_uid}")
+
+
+def seen(state: TaskState) -> TaskSeen:
+    """A task as clients see it."""
+    return TaskSeen(
+        id=state.series.series_uid,
+        status=state.status,
+        reason=state.reason,
+        sentence=state.sentence,
+        source=state.source,
+        lane=state.lane,
+        attempt=state.attempt,
+        updated=state.updated,
+    )

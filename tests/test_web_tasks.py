@@ -1,0 +1,447 @@
+"""Tasks over HTTP: ours and the predecessor's, only for configured sources, only for who may."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+from starlette.testclient import TestClient
+
+from tests.contracts.queue import annotated, new
+from tests.phantoms import write_ball_series
+from tests.servers.ports import free_port
+from tomodex.errors import BadQuery, Misconfigured, Suspended, Unavailable
+from tomodex.options import is_bare, without_query
+from tomodex.queues import Failed, Queue, open_queue
+from tomodex.settings import Settings, load_settings
+from tomodex.web.app import make_app
+from tomodex.web.guard import Guard
+from tomodex.web.problems import Refused, refusal_of
+from tomodex.web.serving import require_guard
+from tomodex.web.tasks import MOST_BODY_BYTES
+from tomodex.wiring import annotator_of, configured_url, source_of, task_source
+
+PACS = "dimse://TOMODEX@pacs.example:11112/PACS"
+SERIES, STUDY = "1.2.840.3", "1.2.840"
+
+#: As its documentation has it (reference of the predecessor), byte for byte.
+PREDECESSOR = """
+{"identification": {"mpi": "123456789", "series": "1.2.3.4.5.6.7.8", "study": "1.2.3.4.5.6.7.8.9.10.11.12"},
+ "s3-input": {"s3-bucket": "landing-ct-indexer", "s3-path": "test.zip"}}
+"""  # noqa: E501
+
+OURS = {"source": "pacs", "series_uid": SERIES, "study_uid": STUDY}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "archive").mkdir()
+    return load_settings(
+        data=tmp_path / "data",
+        sources={
+            "pacs": f"{PACS}?hours=19:00-06:00",
+            "landing": "s3://landing-ct-indexer?endpoint=https://s3.example&layout=archives",
+            "disk": str(tmp_path / "archive"),
+        },
+    )
+
+
+@pytest.fixture
+def queue(settings: Settings) -> Iterator[Queue]:
+    settings.data.mkdir(exist_ok=True)
+    opened = open_queue(settings.queue_url)
+    yield opened
+    opened.close()
+
+
+def client_of(settings: Settings, **how: Any) -> TestClient:
+    return TestClient(
+        make_app(settings), base_url="http://127.0.0.1", raise_server_exceptions=False, **how
+    )
+
+
+@pytest.fixture
+def client(settings: Settings) -> TestClient:
+    return client_of(settings)
+
+
+def problem(response: httpx.Response) -> dict[str, Any]:
+    assert response.headers["content-type"] == "application/problem+json"
+    found: dict[str, Any] = response.json()
+    assert found["status"] == response.status_code
+    return found
+
+
+# --- ordering -----------------------------------------------------------------------------------
+
+
+def test_a_series_that_is_ordered_becomes_a_task_that_can_be_followed(client, queue):
+    ordered = client.post("/v1/tasks", json=OURS | {"lane": "daily"})
+    assert ordered.status_code == HTTPStatus.ACCEPTED
+    assert ordered.json()["new"] == 1
+    task = client.get(ordered.headers["location"]).json()
+    assert task == ordered.json()["tasks"][0]
+    assert (task["id"], task["status"], task["lane"]) == (SERIES, "ready", "daily")
+    (state,) = queue.states(SERIES)
+    assert (state.source, state.series.study_uid) == (PACS, STUDY)
+
+
+def test_the_predecessors_task_is_taken_as_it_is(client, queue):
+    headers = {"content-type": "application/json"}
+    ordered = client.post("/v1/tasks", content=PREDECESSOR, headers=headers)
+    assert ordered.status_code == HTTPStatus.ACCEPTED
+    (state,) = queue.states("1.2.3.4.5.6.7.8")
+    assert state.source == "s3://landing-ct-indexer/test.zip"
+    assert state.series.study_uid == "1.2.3.4.5.6.7.8.9.10.11.12"
+    assert "123456789" not in ordered.text + repr(state)
+
+
+def test_an_object_of_a_bucket_is_opened_with_the_options_of_the_bucket(settings):
+    url = configured_url(settings, "s3://landing-ct-indexer/a%20b/test.zip")
+    query = "endpoint=https://s3.example&layout=archives"
+    assert url == f"s3://landing-ct-indexer/a%20b/test.zip?{query}"
+
+
+def test_of_buckets_in_one_another_the_options_of_the_inner_one_count():
+    settings = load_settings(
+        sources={"all": "s3://b?region=outer", "part": "s3://b/part?region=inner"}
+    )
+    assert configured_url(settings, "s3://b/part/x.zip") == "s3://b/part/x.zip?region=inner"
+    assert configured_url(settings, "s3://b/parts/x.zip") == "s3://b/parts/x.zip?region=outer"
+
+
+def test_a_name_in_s3_may_hold_anything(client, queue):
+    order = json.loads(PREDECESSOR)
+    order["s3-input"]["s3-path"] = "in/a b?endpoint=http:evil#x%2e.zip"
+    assert client.post("/v1/tasks", json=order).status_code == HTTPStatus.ACCEPTED
+    (state,) = queue.states("1.2.3.4.5.6.7.8")
+    assert state.source == (
+        "s3://landing-ct-indexer/in/a%20b%3Fendpoint%3Dhttp%3Aevil%23x%252e.zip"
+    )
+
+
+def test_the_same_series_twice_is_the_same_task(client, queue):
+    first = client.post("/v1/tasks", json=OURS).json()
+    task = queue.lease("worker", timedelta(minutes=5))
+    queue.settle(task, annotated(task.series))
+    second = client.post("/v1/tasks", json=OURS).json()
+    assert (first["new"], second["new"]) == (1, 0)
+    assert second["tasks"][0]["status"] == "completed"
+
+
+def test_a_series_whose_fingerprint_is_another_one_is_indexed_anew(client, queue):
+    client.post("/v1/tasks", json=OURS | {"fingerprint": "a"})
+    task = queue.lease("worker", timedelta(minutes=5))
+    queue.settle(task, annotated(task.series))
+    again = client.post("/v1/tasks", json=OURS | {"fingerprint": "b"}).json()
+    assert (again["new"], again["tasks"][0]["status"]) == (1, "ready")
+
+
+def test_several_are_ordered_in_a_list_or_one_a_line(client):
+    orders = [OURS | {"series_uid": f"1.2.{n}"} for n in range(3)]
+    listed = client.post("/v1/tasks", json=[*orders, json.loads(PREDECESSOR)])
+    assert [task["id"] for task in listed.json()["tasks"]] == [
+        "1.2.0",
+        "1.2.1",
+        "1.2.2",
+        "1.2.3.4.5.6.7.8",
+    ]
+    lines = "\n".join(map(json.dumps, orders)) + "\n\n"
+    headers = {"content-type": "application/x-ndjson; charset=utf-8"}
+    again = client.post("/v1/tasks", content=lines, headers=headers)
+    assert (again.status_code, again.json()["new"]) == (HTTPStatus.ACCEPTED, 0)
+
+
+def test_a_series_without_a_study_is_asked_for_at_its_source(settings, client, queue, tmp_path):
+    uid = write_ball_series(tmp_path / "archive")
+    assert len(list(source_of(settings, "disk").find())) == 1
+    ordered = client.post("/v1/tasks", json={"source": "disk", "series_uid": uid})
+    assert ordered.status_code == HTTPStatus.ACCEPTED
+    (state,) = queue.states(uid)
+    assert (state.series.instance_count, state.series.modality) == (20, "CT")
+    missing = client.post("/v1/tasks", json={"source": "disk", "series_uid": "9.9"})
+    assert missing.status_code == HTTPStatus.SERVICE_UNAVAILABLE
+    assert missing.headers["retry-after"] == "30"
+
+
+def test_a_series_of_which_only_its_uids_are_known_is_indexed_by_its_headers(
+    settings, client, queue, tmp_path
+):
+    uid = write_ball_series(tmp_path / "archive")
+    assert len(list(source_of(settings, "disk").find())) == 1
+    client.post("/v1/tasks", json={"source": "disk", "series_uid": uid, "study_uid": "1.9"})
+    task = queue.lease("worker", timedelta(minutes=5))
+    found = annotator_of(settings)(task)
+    assert found.image.shape == (20, 40, 50)
+    assert found.series.modality == "CT"
+    assert found.series.patient
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "http://169.254.169.254/latest/meta-data",
+        "dicomweb+http://localhost:8080",
+        "folder:///etc",
+        "/etc",
+        f"{PACS}?hours=00:00-23:59",
+        "dimse://TOMODEX@evil.example:104/PACS",
+        "s3://other/test.zip",
+        "s3://landing-ct-indexer.evil/test.zip",
+        "s3://landing-ct-indexer/../other/test.zip",
+        "s3://landing-ct-indexer/%2e%2e/other/test.zip",
+        "s3://landing-ct-indexer/x.zip?endpoint=http://evil.example",
+        "s3://landing-ct-indexer/x.zip#y",
+        "s3://user:secret@landing-ct-indexer/x.zip",
+        "http://[",
+        "",
+        "..",
+    ],
+)
+def test_only_configured_sources_can_be_named(client, queue, source):
+    refused = client.post("/v1/tasks", json=OURS | {"source": source})
+    assert problem(refused)["type"] == "urn:tomodex:problem:unknown-source"
+    assert refused.status_code == HTTPStatus.UNPROCESSABLE_ENTITY
+    assert queue.count() == {} or not any(queue.count().values())
+
+
+def test_a_predecessors_task_for_another_bucket_is_refused(client):
+    order = json.loads(PREDECESSOR)
+    order["s3-input"]["s3-bucket"] = "other"
+    assert problem(client.post("/v1/tasks", json=order))["type"].endswith("unknown-source")
+
+
+@pytest.mark.parametrize(
+    ("url", "bare"),
+    [
+        ("folder:///data/ct?x=1", "folder:///data/ct"),
+        ("s3://b/a%20b?x=1", "s3://b/a%20b"),
+        ("dimse://T@pacs:104/P?x=1", "dimse://T@pacs:104/P"),
+        ("dicomweb+https://u:secret@pacs/web", "dicomweb+https://u@pacs/web"),
+    ],
+)
+def test_a_url_without_options_stays_what_it_is(url, bare):
+    assert without_query(url) == without_query(bare) == bare
+    assert (is_bare(url), is_bare(bare)) == (False, True)
+
+
+def test_what_no_settings_name_is_no_source_of_tasks(settings):
+    with pytest.raises(BadQuery, match="disk, landing, pacs"):
+        task_source(settings, "folder:///elsewhere")
+    assert task_source(settings, "pacs") == PACS
+
+
+def test_masks_are_said_not_to_be_offered(client):
+    order = json.loads(PREDECESSOR) | {"s3-output": {"s3-bucket": "out", "s3-path": "test.zip"}}
+    refused = client.post("/v1/tasks", json=order)
+    assert refused.status_code == HTTPStatus.NOT_IMPLEMENTED
+    assert problem(refused)["type"] == "urn:tomodex:problem:masks-not-offered"
+
+
+def test_of_several_orders_all_or_none_are_taken(client, queue):
+    orders = [OURS, OURS | {"series_uid": "1.2.4", "source": "nowhere"}]
+    assert client.post("/v1/tasks", json=orders).status_code == HTTPStatus.UNPROCESSABLE_ENTITY
+    assert queue.states(SERIES) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "where"),
+    [
+        ({"series_uid": "1.2/../3"}, "series_uid"),
+        ({"series_uid": "1" * 65}, "series_uid"),
+        ({"series_uid": 12}, "series_uid"),
+        ({"lane": "first"}, "lane"),
+        ({"patient_name": "Doe^Jane"}, "patient_name"),
+    ],
+)
+def test_an_order_that_is_wrong_is_refused_without_its_values(client, wrong, where):
+    found = problem(client.post("/v1/tasks", json=[OURS, OURS | wrong]))
+    assert found["detail"].startswith(f"task 2: {where}: ")
+    assert "Doe" not in found["detail"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"3", b"[[]]", b"\xff", b"[" * 100_000])
+def test_what_is_no_order_is_refused(client, body):
+    headers = {"content-type": "application/json"}
+    refused = client.post("/v1/tasks", content=body, headers=headers)
+    assert problem(refused)["status"] == HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+def test_a_form_of_a_web_page_is_refused(client):
+    body = json.dumps(OURS)
+    refused = client.post("/v1/tasks", content=body, headers={"content-type": "text/plain"})
+    assert problem(refused)["status"] == HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+def test_a_body_that_is_too_long_is_not_read(client):
+    headers = {"content-type": "application/json"}
+    refused = client.post("/v1/tasks", content=b" " * (MOST_BODY_BYTES + 1), headers=headers)
+    assert refused.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+def test_more_orders_than_are_taken_at_once_are_refused(client):
+    lines = (json.dumps(OURS) + "\n") * 10_001
+    headers = {"content-type": "application/x-ndjson"}
+    refused = client.post("/v1/tasks", content=lines, headers=headers)
+    assert "10,000" in problem(refused)["detail"]
+
+
+def test_a_series_that_nobody_ordered_is_not_found(client):
+    assert problem(client.get("/v1/tasks/9.9.9"))["status"] == HTTPStatus.NOT_FOUND
+    assert problem(client.get("/v1/tasks/drop%20table"))["status"] == 422
+    assert problem(client.get("/v1/nothing"))["status"] == HTTPStatus.NOT_FOUND
+
+
+# --- finding and trying again -------------------------------------------------------------------
+
+
+def test_failed_tasks_are_found_by_reason_and_tried_again(client, queue):
+    queue.put([new("1.1"), new("1.2")])
+    for reason in ("ValueError", "unavailable"):
+        task = queue.lease("worker", timedelta(minutes=5))
+        queue.settle(task, Failed(reason=reason, sentence="it broke"))
+    found = client.get("/v1/tasks", params={"status": "failed", "reason": "ValueError"}).json()
+    assert [(task["reason"], task["sentence"]) for task in found] == [("ValueError", "it broke")]
+    again = client.post("/v1/tasks/retry", params={"reason": "ValueError"})
+    assert again.json() == {"ready": 1}
+    assert len(client.get("/v1/tasks").json()) == 1
+
+
+# --- who may ask --------------------------------------------------------------------------------
+
+
+def test_without_the_token_nothing_is_answered_but_health(settings, tmp_path, monkeypatch):
+    monkeypatch.setenv("TOMODEX_TEST_TOKEN", "the-token")
+    guarded = client_of(
+        load_settings(data=settings.data, serve={"token": "env:TOMODEX_TEST_TOKEN"})
+    )
+    assert guarded.get("/v1/health").json() == {"status": "ok"}
+    for path in ("/v1/version", "/v1/tasks", "/v1/openapi.json", "/nothing"):
+        refused = guarded.get(path)
+        assert problem(refused)["status"] == HTTPStatus.UNAUTHORIZED
+        assert refused.headers["www-authenticate"] == "Bearer"
+    for header in ("Bearer wrong", "Basic the-token", "the-token", "Bearer"):
+        assert guarded.get("/v1/version", headers={"Authorization": header}).status_code == 401
+    right = {"Authorization": "Bearer the-token"}
+    assert "tomodex" in guarded.get("/v1/version", headers=right).json()
+
+
+def test_a_token_that_is_not_there_is_said_at_the_start(settings):
+    with pytest.raises(Misconfigured, match="not set"):
+        make_app(load_settings(data=settings.data, serve={"token": "env:TOMODEX_TEST_TOKEN"}))
+
+
+def test_without_a_token_only_this_machine_is_answered():
+    for host in ("0.0.0.0", "192.0.2.1", "::", "pacs.example"):
+        with pytest.raises(Misconfigured, match="token"):
+            require_guard(load_settings(serve={"host": host}).serve)
+    for host in ("127.0.0.1", "::1", "localhost"):
+        require_guard(load_settings(serve={"host": host}).serve)
+    require_guard(load_settings(serve={"host": "0.0.0.0", "token": "env:X"}).serve)
+
+
+def test_a_web_site_that_takes_our_address_is_not_answered(client):
+    rebound = client.get("/v1/tasks", headers={"Host": "evil.example"})
+    assert rebound.status_code == HTTPStatus.BAD_REQUEST
+
+
+def test_a_client_that_asks_too_often_is_told_when_to_come_again(settings):
+    slow = client_of(load_settings(data=settings.data, serve={"per_second": 0.5}))
+    answers = [slow.get("/v1/health") for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429, 429]
+    assert answers[-1].headers["retry-after"] == "2"
+    assert problem(answers[-1])["type"].endswith("too-often")
+
+
+def test_one_client_does_not_use_up_the_turn_of_another():
+    now = [0.0]
+    guard = Guard("", 1, now=lambda: now[0])
+    for _ in range(4):
+        guard._require_patience("a")
+    with pytest.raises(Refused):
+        guard._require_patience("a")
+    guard._require_patience("b")
+    now[0] += 1
+    guard._require_patience("a")
+
+
+# --- errors -------------------------------------------------------------------------------------
+
+
+def test_an_archive_that_is_left_alone_says_when_to_come_again():
+    until = datetime.now(UTC) + timedelta(seconds=100)
+    refused = refusal_of(Suspended("left alone", source=PACS, until=until))
+    assert refused.status == HTTPStatus.SERVICE_UNAVAILABLE
+    assert 95 <= int(refused.headers["Retry-After"]) <= 100
+
+
+def test_a_bug_is_answered_without_what_it_says(settings, monkeypatch):
+    def breaks(*args: object) -> None:
+        raise ValueError("Doe^Jane")
+
+    broken = client_of(settings)
+    monkeypatch.setattr("tomodex.web.tasks.state_of", breaks)
+    answer = broken.get("/v1/tasks/1.2.3")
+    assert problem(answer)["status"] == HTTPStatus.INTERNAL_SERVER_ERROR
+    assert "Doe" not in answer.text
+
+
+def test_a_queue_that_does_not_answer_is_unhealthy(settings, monkeypatch):
+    def busy(*args: object) -> None:
+        raise Unavailable("another process holds the queue")
+
+    client = client_of(settings)
+    monkeypatch.setattr("tomodex.queues.sqlite.SqliteQueue.count", busy)
+    assert problem(client.get("/v1/health"))["status"] == HTTPStatus.SERVICE_UNAVAILABLE
+
+
+def test_the_api_describes_itself_with_examples(client):
+    described = client.get("/v1/openapi.json").json()
+    body = described["paths"]["/v1/tasks"]["post"]["requestBody"]["content"]["application/json"]
+    assert body["examples"]["predecessor"]["value"] == json.loads(PREDECESSOR)
+    for example in body["examples"].values():
+        example["value"].get("source")
+        assert client.post("/v1/tasks", json=example["value"]).status_code == 202
+
+
+def test_every_route_is_documented(client):
+    page = (Path(__file__).parents[1] / "docs/reference/http.md").read_text()
+    described = client.get("/v1/openapi.json").json()["paths"]
+    routes = [f"{m.upper()} {path}" for path, methods in described.items() for m in methods]
+    assert [route for route in routes if f"`{route}" not in page] == []
+
+
+# --- the process --------------------------------------------------------------------------------
+
+
+def test_the_process_serves_until_it_is_asked_to_end(tmp_path):
+    port = free_port()
+    code = "from tomodex.cli import main; main()"
+    command = [sys.executable, "-c", code, "--data", str(tmp_path), "serve", "--port", str(port)]
+    with (tmp_path / "err.log").open("wb") as err:
+        process = subprocess.Popen(command, stderr=err)
+    try:
+        end = time.monotonic() + 60
+        while "http" not in (tmp_path / "err.log").read_text():
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        assert httpx.get(f"http://127.0.0.1:{port}/v1/health").json() == {"status": "ok"}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) in (0, -signal.SIGTERM)
+    finally:
+        process.kill()
+        process.wait()
