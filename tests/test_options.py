@@ -67,3 +67,9 @@ def test_a_secret_in_the_url_is_refused_and_not_repeated(url: str) -> None:
 
 def test_a_url_is_shown_without_options_and_password() -> None:
     assert without_query("x://me:s3cret@host:1/a/b?size=1") == "x://me@host:1/a/b"
+
+
+@pytest.mark.parametrize("url", ["folder:///data/a%20b", "spool:///srv", "sqlite:", "s3://b/p"])
+def test_a_url_without_options_is_shown_as_it_is(url):
+    assert without_query(url) == url
+    assert without_query(f"{url}?a=1") == url

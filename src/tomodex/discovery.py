@@ -38,6 +38,10 @@ FEW = 10
 MAY_VANISH_PERCENT = 20.0
 
 
+class Vanished(Misconfigured):
+    """So much is gone that the archive, rather than what is in it, is to be looked at."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discovery:
     """What one look through a source found, in series."""
@@ -76,8 +80,7 @@ def discover(
     Raises:
         Unavailable: the archive did not answer; what was listed before is in the queue, and
             nothing was withdrawn.
-        Misconfigured: so much is gone that the archive, rather than what is in it, is to be looked
-            at; everything was listed, and nothing was withdrawn.
+        Vanished: too much is gone; everything was listed, and nothing was withdrawn.
     """
     found, new, rejected, seen = 0, 0, Counter[str](), Seen()
     for batch in _batches(source.find(progress, window)):
@@ -179,7 +182,7 @@ def _gone(
     percent = 100 * len(missing) / max(known.count, 1)
     many = len(missing) > FEW or (window is None and percent == 100)
     if many and percent > may_vanish_percent:
-        raise Misconfigured(
+        raise Vanished(
             f"{source.url} no longer lists {len(missing):,} of {known.count:,} series that it had. "
             "If that is right (a disk that is not mounted looks like this), let them go with "
             f"--may-vanish {ceil(percent)}"

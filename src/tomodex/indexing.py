@@ -11,7 +11,7 @@ from datetime import timedelta
 from functools import partial
 
 from tomodex.delivery import deliver, rebuild
-from tomodex.discovery import Discovery, discover
+from tomodex.discovery import MAY_VANISH_PERCENT, Discovery, discover
 from tomodex.errors import Unavailable
 from tomodex.logs import log_to_stderr
 from tomodex.queues import Lane, Queue, Status
@@ -20,11 +20,13 @@ from tomodex.selection import load_rules
 from tomodex.settings import Settings
 from tomodex.sinks import Sink
 from tomodex.sources import Progress
+from tomodex.sources.gate import Suspension
 from tomodex.wiring import (
     annotator_of,
     bounds_of,
     consumers_of,
     index_of,
+    left_alone,
     queue_of,
     source_of,
     with_source,
@@ -51,11 +53,19 @@ class Summary:
     rejected: Mapping[str, int]  #: by reason
     failed: int
     waiting: int  #: for another try, because something outside did not answer
+    suspended: tuple[Suspension, ...]  #: archives that are left alone now, and until when
+    withdrawn: int  #: known before, and no longer in the source
     delivered: int  #: results that the index and the sinks took in this run
     seconds: float
 
 
-def index_source(given: Settings, source: str, lane: Lane, progress: ProgressOf) -> Summary:
+def index_source(
+    given: Settings,
+    source: str,
+    lane: Lane,
+    progress: ProgressOf,
+    may_vanish_percent: float = MAY_VANISH_PERCENT,
+) -> Summary:
     """List a source, work off the queue, and deliver the results.
 
     `source` is a name that the settings give one, a URL or a folder.
@@ -79,16 +89,19 @@ def index_source(given: Settings, source: str, lane: Lane, progress: ProgressOf)
         lane=lane,
         configuration=settings.configuration,
         progress=progress("looking through files"),
+        may_vanish_percent=may_vanish_percent,
     )
     delivered = work_off(settings, queue, delivery, progress)
-    return _summary(queue, discovery, archive.skipped(), delivered, time.monotonic() - begin)
+    suspended = tuple(left_alone(settings))
+    seconds = time.monotonic() - begin
+    return _summary(queue, discovery, archive.skipped(), suspended, delivered, seconds)
 
 
 def work_off(settings: Settings, queue: Queue, delivery: Delivery, progress: ProgressOf) -> int:
     """Work until nothing can be done now, delivering all along; return how much was delivered."""
     bury_the_dead(queue)
     if queue.is_due():
-        watch = Watch(queue, delivery, progress("indexing series"))
+        watch = Watch(settings, queue, delivery, progress("indexing series"))
         run_workers(
             settings.workers,
             partial(be_worker, settings),
@@ -139,15 +152,28 @@ class Delivery:
         self._last = time.monotonic()
 
     def finish(self) -> None:
-        """Deliver what is left."""
+        """Deliver what is left; a consumer that does not answer holds up no other.
+
+        Raises:
+            Unavailable: one did not answer; the others have got all.
+        """
+        silent: Unavailable | None = None
         for name, sink in self._consumers.items():
-            self.delivered += deliver(self._queue, name, sink)
+            try:
+                self.delivered += deliver(self._queue, name, sink)
+            except Unavailable as unavailable:
+                silent = silent or unavailable
+        if silent is not None:
+            raise silent
 
 
 class Watch:
     """Looks on while workers work: shows how far they are, and notices when they are done."""
 
-    def __init__(self, queue: Queue, delivery: Delivery, progress: Progress) -> None:
+    def __init__(
+        self, settings: Settings, queue: Queue, delivery: Delivery, progress: Progress
+    ) -> None:
+        self._settings = settings
         self._queue = queue
         self._delivery = delivery
         self._progress = progress
@@ -160,15 +186,17 @@ class Watch:
         self._delivery.now_and_then()
 
     def nothing_to_do(self) -> bool:
-        """Nobody has a task in hand, and what waits, waits for its time to come."""
+        """Nobody has a task in hand, and what waits, waits for its time or its archive's."""
+        avoiding = [one.source for one in left_alone(self._settings)]
         # In this order: what is leased in between is then seen in hand.
-        return not (self._queue.is_due() or _of(self._queue.count(), "in-progress"))
+        return not (self._queue.is_due(avoiding) or _of(self._queue.count(), "in-progress"))
 
 
 def _summary(
     queue: Queue,
     discovery: Discovery,
     skipped: Mapping[str, int],
+    suspended: tuple[Suspension, ...],
     delivered: int,
     seconds: float,
 ) -> Summary:
@@ -184,6 +212,8 @@ def _summary(
         rejected=dict(rejected.most_common()),
         failed=_of(counts, "failed"),
         waiting=_waiting(counts),
+        suspended=suspended,
+        withdrawn=discovery.withdrawn,
         delivered=delivered,
         seconds=round(seconds, 3),
     )

@@ -89,7 +89,11 @@ def without_query(url: str) -> str:
     """The URL as it may be shown and kept: no options, no password."""
     parts = urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"{user.partition(':')[0]}{at}{host}", query="").geturl()
+    bare = parts._replace(netloc=f"{user.partition(':')[0]}{at}{host}", query="")
+    # `geturl` takes the slashes of a URL without host for nothing, as in folder:///data.
+    if "://" in url and not bare.netloc:
+        return f"{bare.scheme}://{bare.path}"
+    return bare.geturl()
 
 
 def is_bare(url: str) -> bool:

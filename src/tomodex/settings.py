@@ -26,6 +26,7 @@ from pydantic_settings import (
 
 from tomodex.doors import Receive, Serve
 from tomodex.errors import Misconfigured
+from tomodex.schedule import read_schedule
 
 #: What a source may be called: it stands on command lines and in logs.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*", re.ASCII)
@@ -76,6 +77,11 @@ class Settings(BaseSettings):
         description="Name of this way of indexing; a series is indexed once with each name.",
     )
     workers: int = Field(1, ge=1, le=256, description="Worker processes of `tomodex index`.")
+    daily_at: str = Field(
+        "05:30",
+        description="When `tomodex run` looks for new series: local times, or `every 4h`; empty: "
+        "never.",
+    )
     lease_s: float = Field(
         300.0, gt=1, description="Seconds after which a silent worker's task is given to another."
     )
@@ -106,9 +112,7 @@ class Settings(BaseSettings):
     receive: Receive = Field(
         Receive(), description="`tomodex receive`: where it listens, who may push, what is whole."
     )
-    serve: Serve = Field(
-        Serve(), description="`tomodex serve`: where it listens, and who may ask."
-    )
+    serve: Serve = Field(Serve(), description="`tomodex serve`: where it listens, and who may ask.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "warning", description="What is written to stderr, as JSON lines."
     )
@@ -126,6 +130,12 @@ class Settings(BaseSettings):
                     "?password=file:/run/secrets/pacs"
                 )
         return sources
+
+    @field_validator("daily_at")
+    @classmethod
+    def _be_a_schedule(cls, text: str) -> str:
+        read_schedule(text)
+        return text
 
     @classmethod
     def settings_customise_sources(

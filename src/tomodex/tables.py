@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import get_args
 
 from rich.table import Table
 
 from tomodex.annotation import AnnotatedSeries, Annotation, Image
+from tomodex.backfill import BackfillStatus
+from tomodex.daily import Look
 from tomodex.indexing import Summary
 from tomodex.queues import Aside, Lane, Status, TaskState
 from tomodex.search import Hit, Page
 from tomodex.selection import Check
+from tomodex.sources.gate import Suspension
 
 #: Attributes that a table of hits shows, when any of its rows has them.
 SHOWN = ("StudyDate", "PatientAge", "PatientSex", "SliceThickness", "Manufacturer")
@@ -123,6 +127,11 @@ def summary_lines(summary: Summary) -> list[str | Table]:
         f"{sum(rejected.values()):,} rejected, {summary.failed:,} failed, "
         f"{summary.waiting:,} waiting",
     ]
+    if summary.withdrawn:
+        lines.append(
+            f"{summary.withdrawn:,} series are no longer in the archive and left the index"
+        )
+    lines += [_left_alone(one) for one in summary.suspended]
     if rejected:
         lines += ["", counted_table("rejected", rejected)]
     if summary.skipped:
@@ -145,6 +154,57 @@ def lanes_table(counts: Mapping[tuple[Lane, Status], int]) -> Table:
     for lane in dict.fromkeys(lane for lane, _ in counts):
         table.add_row(lane, *(f"{counts.get((lane, status), 0):,}" for status in statuses))
     return table
+
+
+def suspensions_table(suspensions: Sequence[Suspension]) -> Table:
+    """Archives that are left alone, until when and why."""
+    table = _table("left alone", "until", "because")
+    for one in suspensions:
+        table.add_row(one.source, _clock(one.until), one.sentence)
+    return table
+
+
+def _left_alone(one: Suspension) -> str:
+    return f"{one.source} is left alone until {_clock(one.until)}: {one.sentence}"
+
+
+def _clock(moment: datetime) -> str:
+    return f"{moment.astimezone():%Y-%m-%d %H:%M}"
+
+
+def looks_table(looks: Sequence[Look]) -> Table:
+    """What was found in each archive that was looked through."""
+    table = _table("source", "studies of", "series", "new or changed", "rejected", "gone")
+    for look in looks:
+        days = f"{look.window.first} to {look.window.last}" if look.window else "all days"
+        found = look.discovery
+        if found is None:
+            table.add_row(look.source, days, "not listed", "", "", "")
+            continue
+        counts = (found.found, found.new, sum(found.rejected.values()), found.withdrawn)
+        table.add_row(look.source, days, *(f"{count:,}" for count in counts))
+    return table
+
+
+def backfill_table(status: BackfillStatus) -> Table:
+    """How far a back-fill is, and how long the rest will take."""
+    days = status.days
+    rows: dict[str, object] = {
+        "source": status.source,
+        "state": f"{status.state}, {status.order}",
+        "from, to": f"{days.first}, {days.last}",
+        "windows": f"{days.listed:,} listed, {days.planned:,} to go, {days.failed:,} failed",
+        "series": f"{days.found:,} found, {days.wanted:,} wanted, {days.withdrawn:,} gone",
+        "listing": status.listing_forecast,
+        "pixels": f"{status.indexed:,} indexed, {status.rejected:,} rejected, "
+        f"{status.failed:,} failed, {status.waiting:,} waiting",
+        "": status.pixels_forecast,
+        **{
+            f"failed: {day.first} to {day.last}": f"{day.attempts} times: {day.sentence}"
+            for day in status.failed_days
+        },
+    }
+    return rows_table(("", ""), rows.items())
 
 
 def asides_table(asides: Sequence[Aside]) -> Table:

@@ -13,6 +13,7 @@ from tomodex.bounds import Bounds, Expect, allowed_bytes, ignore
 from tomodex.errors import BadQuery, Misconfigured
 from tomodex.indexes import Index, open_index
 from tomodex.instance import read_instance
+from tomodex.logbook import Logbook
 from tomodex.options import is_bare, without_query
 from tomodex.pipeline import Tools, annotate_series
 from tomodex.pseudonym import load_key, pseudonymizer
@@ -23,6 +24,7 @@ from tomodex.selection import load_rules
 from tomodex.settings import Settings
 from tomodex.sinks import Sink, open_sink
 from tomodex.sources import Source, open_source
+from tomodex.sources.gate import Suspension, suspensions
 from tomodex.terminology import load_terminology
 
 #: Sources that a worker keeps open.
@@ -94,6 +96,22 @@ def task_source(settings: Settings, given: str) -> str:
     raise BadQuery(f"{given[:200]} is not a configured source; configured are: {known}")
 
 
+def lasting_url(settings: Settings, given: str) -> str:
+    """The URL without options by which workers of later runs find this source, and its options.
+
+    Raises:
+        Misconfigured: it has options that only this command line knows.
+    """
+    url = configured_url(settings, given)
+    bare = without_query(url)
+    if url not in (bare, configured_url(settings, bare)):
+        raise Misconfigured(
+            f"the workers would not know the options of {bare}: give it a name under [sources] in "
+            "the settings"
+        )
+    return bare
+
+
 def with_source(settings: Settings, given: str) -> Settings:
     """Settings whose workers open this source as it was given, options included.
 
@@ -134,10 +152,21 @@ def source_of(settings: Settings, given: str) -> Source:
     )
 
 
+def left_alone(settings: Settings) -> list[Suspension]:
+    """Archives that nobody asks now, as far as this machine knows."""
+    return suspensions(settings.data)
+
+
 def queue_of(settings: Settings) -> Queue:
     """The queue, made on first use."""
     _make_data_folder(settings.data)
     return open_queue(settings.queue_url)
+
+
+def logbook_of(settings: Settings) -> Logbook:
+    """What was listed of each archive, day by day."""
+    _make_data_folder(settings.data)
+    return Logbook(settings.data / "discovery.db")
 
 
 def index_of(settings: Settings) -> Index:

@@ -74,6 +74,9 @@ UNBOUNDED = Bounds(0, 0, 0)
 Annotate = Callable[[Task], AnnotatedSeries]
 Stop = Callable[[], bool]
 
+#: What a process does until it is told to stop; it is given its name.
+Main = Callable[[str, Stop], None]
+
 
 class Leave(SystemExit):
     """This process was asked to end; a library that ends it by itself is a bug instead."""
@@ -290,6 +293,7 @@ def _rest(seconds: float, stop: Stop) -> None:
 class _Place:
     """One of the places that a worker has; who holds it changes when one dies."""
 
+    main: Main
     name: str = ""
     process: SpawnProcess | None = None
     stop: Connection | None = None  #: the worker ends when this is closed, by us or by our death
@@ -302,11 +306,12 @@ class _Place:
 
 def run_workers(
     count: int,
-    main: Callable[[str, Stop], None],
+    main: Main,
     *,
     bury: Callable[[str], int],
     finished: Stop,
     progress: Callable[[], None],
+    beside: Sequence[Main] = (),
 ) -> None:
     """Keep so many workers at work until `finished`, then let them end.
 
@@ -318,15 +323,16 @@ def run_workers(
         bury: `Queue.bury`, so that nobody waits for the lease of a worker that was seen to die.
         finished: asked some times a second; workers that all have returned are enough too.
         progress: called as often.
+        beside: what else is kept at work in the same way, each in a process of its own.
 
     Raises:
         Misconfigured: a worker's settings are wrong, or workers end again and again before they
             take any task.
     """
-    places = [_Place() for _ in range(count)]
+    places = [_Place(one) for one in (*[main] * count, *beside)]
     patience_s = 0.0
     try:
-        while not finished() and _keep_alive(places, main, bury):
+        while not finished() and _keep_alive(places, bury):
             progress()
             time.sleep(POLL_S)
         patience_s = FINISH_S
@@ -368,16 +374,14 @@ def _leave(number: int, frame: FrameType | None) -> None:
     raise Leave(128 + number)
 
 
-def _keep_alive(
-    places: Sequence[_Place], main: Callable[[str, Stop], None], bury: Callable[[str], int]
-) -> bool:
+def _keep_alive(places: Sequence[_Place], bury: Callable[[str], int]) -> bool:
     """Start who is not there yet and who has died; False if all have come to their end."""
     for number, place in enumerate(places):
         if place.process is not None and place.process.exitcode:
             _mourn(place, bury)
         if place.process is None and time.monotonic() >= place.not_before:
             mark = f"{NAME_MARK}{os.getpid()}-{number}.{place.starts}"
-            _start(place, f"{socket.gethostname()}-{mark}", main)
+            _start(place, f"{socket.gethostname()}-{mark}")
     return any(place.process is None or place.process.exitcode != 0 for place in places)
 
 
@@ -404,13 +408,13 @@ def _mourn(place: _Place, bury: Callable[[str], int]) -> None:
     place.not_before = time.monotonic() + place.false_starts
 
 
-def _start(place: _Place, name: str, main: Callable[[str, Stop], None]) -> None:
+def _start(place: _Place, name: str) -> None:
     # Not forked: threads, SQLite files and GPUs do not survive that.
     context = multiprocessing.get_context("spawn")
     heard, place.stop = context.Pipe(duplex=False)
     place.name, place.starts = name, place.starts + 1
     place.scratch = tempfile.mkdtemp(prefix="tomodex-worker-")
-    args = main, name, heard, place.scratch
+    args = place.main, name, heard, place.scratch
     place.process = context.Process(target=_be_worker, args=args, name=name)
     place.process.start()
     place.started = time.monotonic()

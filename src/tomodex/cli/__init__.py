@@ -15,7 +15,19 @@ from typing import Annotated
 
 import typer
 
-from tomodex.cli import compare, config, indexing, receive, searching, serve, trying, weights
+from tomodex.cli import (
+    backfill,
+    compare,
+    config,
+    discovering,
+    indexing,
+    receive,
+    run,
+    searching,
+    serve,
+    trying,
+    weights,
+)
 from tomodex.cli.shared import given
 from tomodex.errors import BadQuery, Misconfigured, TomodexError, Unavailable
 
@@ -35,6 +47,8 @@ COMMANDS = (
     indexing.explain,
     indexing.status,
     indexing.retry,
+    discovering.discover,
+    run.run,
     searching.structures,
     trying.phantom,
     indexing.rebuild,
@@ -43,7 +57,7 @@ COMMANDS = (
     serve.serve,
     compare.compare_engine,
 )
-GROUPS = {"config": config.app, "weights": weights.app}
+GROUPS = {"backfill": backfill.app, "config": config.app, "weights": weights.app}
 
 #: Exit codes of a command that Ctrl-C or SIGTERM has ended.
 STOPPED = (130, 143)

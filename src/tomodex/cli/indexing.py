@@ -11,6 +11,7 @@ import typer
 from tomodex.cli.shared import (
     Json,
     LaneName,
+    MayVanish,
     indexed_settings,
     print_json,
     print_out,
@@ -34,6 +35,7 @@ def index(
         Path | None, typer.Option(metavar="FILE", help="Overlay of the selection rules.")
     ] = None,
     lane: Annotated[LaneName, typer.Option(help="How urgent it is.")] = LaneName.on_demand,
+    may_vanish: MayVanish = 20.0,
     as_json: Json = False,
 ) -> None:
     """Index everything a source holds, then say what became of it."""
@@ -44,7 +46,7 @@ def index(
     leave_on_sigterm()
     settings = settings_of_run(workers=workers, segmenters=segmenter, rules=rules)
     with progress_bars() as progress:
-        summary = index_source(settings, source, lane.value, progress)
+        summary = index_source(settings, source, lane.value, progress, may_vanish)
     if as_json:
         print_json(summary)
     else:
@@ -82,11 +84,18 @@ def status(as_json: Json = False) -> None:
     queue = wiring.queue_of(settings)
     counts, reasons = queue.count(), queue.reasons()
     refused = [aside for name in wiring.consumer_names(settings) for aside in queue.asides(name)]
+    suspended, held = wiring.left_alone(settings), queue.held()
     if as_json:
         lanes, why = _nested(counts), _nested(reasons)
-        print_json({"lanes": lanes, "reasons": why, "set_aside": refused})
+        paused = [{"lane": lane, "source": source} for lane, source in held]
+        answer = {"lanes": lanes, "reasons": why, "set_aside": refused}
+        print_json({**answer, "suspended": suspended, "held": paused})
         return
     print_out(tables.lanes_table(counts))
+    if suspended:
+        print_out("", tables.suspensions_table(suspended))
+    if held:
+        print_out("", tables.rows_table(("paused lane", "of"), held))
     for state in ("rejected", "failed"):
         if found := {why: n for (s, why), n in reasons.items() if s == state}:
             print_out("", tables.counted_table(state, found))

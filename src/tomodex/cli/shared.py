@@ -22,6 +22,21 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 Limit = Annotated[int, typer.Option(min=1, max=10_000, help="Show this many at most.")]
 
 
+MayVanish = Annotated[
+    float,
+    typer.Option(
+        "--may-vanish",
+        metavar="PERCENT",
+        min=0,
+        max=100,
+        help="How much of what is known may be gone from the archive at once.",
+    ),
+]
+
+#: How a day is written.
+Day = ["%Y-%m-%d"]
+
+
 class LaneName(StrEnum):
     """The lanes of `queues.Lane`, as typer wants them."""
 
