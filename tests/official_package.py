@@ -88,7 +88,18 @@ def behave(asked):
         socket.create_connection(("127.0.0.1", 9), timeout=1)
 """
 
+CONFIG = """
+import os
+
+def setup_nnunet():
+    os.environ["nnUNet_results"] = os.environ["TOTALSEG_HOME_DIR"] + "/nnunet/results"
+"""
+
 PREDICTOR = """
+import os
+
+RESULTS = os.environ["nnUNet_results"]
+
 class nnUNetPredictor:
     loaded = []
 
@@ -124,6 +135,7 @@ def write_package(folder: Path, *, option: str = "save_lowres", without: str = "
     runner = RUNNER.replace("DENSITY_HERE", repr(DENSITY)).replace("TRICKS_HERE", repr(TRICKS))
     modules = {
         "totalsegmentator/__init__.py": "",
+        "totalsegmentator/config.py": CONFIG,
         "totalsegmentator/python_api.py": PYTHON_API,
         "totalsegmentator/nnunet.py": runner.replace("OPTION_HERE", option),
         "totalsegmentator/map_to_binary.py": f"class_map = {classes}",

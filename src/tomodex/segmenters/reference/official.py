@@ -102,6 +102,10 @@ class Package:
     """
 
     def __init__(self, task: str, resolution: str, device: str) -> None:
+        from totalsegmentator.config import setup_nnunet
+
+        # Before nnU-Net is imported: older ones look for the models' folder then.
+        setup_nnunet()
         import nibabel
         import totalsegmentator.nnunet
         from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
