@@ -103,12 +103,13 @@ class Reference:
     def _label(self, volume: Volume) -> tuple[Volume, Labels]:
         """The volume on the model's grid, and a label for each of its voxels."""
         spacing_mm = (self._task.spacing_mm,) * 3
-        if is_upright(volume):
-            labels = self._ask(volume)
-            grid = resample(volume, spacing_mm)
-            return grid, self._on(grid, labels)
-        upright = straighten(volume, spacing_mm)
-        grid = resample(volume, spacing_mm)
+        # Decoded once; both the grid and the package need it.
+        whole = Volume(volume.voxels, volume.affine, volume.modality)
+        # First, as it refuses what is too large.
+        grid = resample(whole, spacing_mm)
+        if is_upright(whole):
+            return grid, self._on(grid, self._ask(whole))
+        upright = straighten(whole, spacing_mm)
         return grid, carry_labels(self._on(upright, self._ask(upright)), upright, grid)
 
     def _ask(self, volume: Volume) -> Labels:

@@ -93,8 +93,9 @@ class Official:
             TomodexError: the package could not do it.
         """
         request = {"affine": (_TURN @ volume.affine[:, _BACKWARDS]).tolist()}
+        voxels = volume.voxels
         with self._deadline(deadline_s):
-            official.send(self._requests, request, volume.voxels)
+            official.send(self._requests, request, voxels)
             said, labels = official.receive(self._answers)
         if "error" in said:
             raise TomodexError(f"the official TotalSegmentator failed: {said['error']}")
