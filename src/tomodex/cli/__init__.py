@@ -20,6 +20,7 @@ from tomodex.cli import (
     compare,
     config,
     discovering,
+    export,
     indexing,
     receive,
     run,
@@ -57,7 +58,12 @@ COMMANDS = (
     serve.serve,
     compare.compare_engine,
 )
-GROUPS = {"backfill": backfill.app, "config": config.app, "weights": weights.app}
+GROUPS = {
+    "backfill": backfill.app,
+    "config": config.app,
+    "export": export.app,
+    "weights": weights.app,
+}
 
 #: Exit codes of a command that Ctrl-C or SIGTERM has ended.
 STOPPED = (130, 143)

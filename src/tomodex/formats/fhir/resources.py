@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import cache, lru_cache
 from typing import Any
 
 from tomodex.annotation import AnnotatedSeries, Annotation, Coding
@@ -198,19 +199,30 @@ def asserted_by_ai() -> Resource:
 
 
 def _structure(annotation: Annotation, unit: tuple[str, str], naming_: Naming) -> Resource:
-    side = SIDES.get(annotation.laterality)
     return {
         "extension": [_measurement(annotation, unit, naming_)],
         "structure": concept(annotation, naming_),
-        **({"laterality": {"coding": [_code(naming.SNOMED, *side)]}} if side else {}),
+        **_laterality(annotation.laterality),
     }
+
+
+@cache
+def _laterality(side: str) -> Resource:
+    coded = SIDES.get(side)
+    return {"laterality": {"coding": [_code(naming.SNOMED, *coded)]}} if coded else {}
 
 
 def concept(annotation: Annotation, naming_: Naming) -> Resource:
     """A structure in SNOMED CT and RadLex as far as they have it, and by our own exact name."""
-    display = annotation.structure.replace("_", " ")
-    label = _code(naming_.labels, annotation.structure, display)
-    return {"coding": [*map(_coding, annotation.codings), label], "text": display}
+    return _concept(annotation.structure, annotation.codings, naming_.labels)
+
+
+# Of the structures of an archive each is named millions of times; nobody may change what is shared.
+@lru_cache(maxsize=4096)
+def _concept(structure: str, codings: tuple[Coding, ...], labels: str) -> Resource:
+    display = structure.replace("_", " ")
+    label = _code(labels, structure, display)
+    return {"coding": [*map(_coding, codings), label], "text": display}
 
 
 def _measurement(annotation: Annotation, unit: tuple[str, str], naming_: Naming) -> Resource:
