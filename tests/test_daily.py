@@ -116,7 +116,9 @@ def test_a_folder_is_listed_as_a_whole_so_that_old_studies_are_found_too(tmp_pat
 
 
 def test_options_that_workers_would_not_know_are_refused(settings, file):
-    with pytest.raises(Misconfigured, match="give it a name"):
-        list(discover_daily(settings, [f"test://{file}?a=2"]))
+    (look,) = discover_daily(settings, [f"test://{file}?a=2"])
+    assert isinstance(look.error, Misconfigured)
+    assert "give it a name" in str(look.error)
+    assert waiting(settings) == set()
     with pytest.raises(Misconfigured, match="no source is configured"):
         list(discover_daily(Settings(data=settings.data), []))

@@ -6,7 +6,7 @@ Nothing is worked on here. What is found waits in the queue, in the lane `daily`
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 class Look:
     """One look through one archive."""
 
-    source: str  #: URL without options
+    source: str  #: URL without options; what was given, if that means none
     window: Window | None  #: None: all of it
     discovery: Discovery | None  #: None: it could not be listed whole
     error: TomodexError | None = None  #: why not
@@ -61,12 +61,15 @@ def discover_daily(
     listed one by one is listed whole.
     """
     logbook = logbook_of(settings)
+    day = today()
+
+    def window_of(url: str) -> Window:
+        return daily_window(logbook.last_day(url), day, since)
+
     for name in names or _all(settings):
-        url = lasting_url(settings, name)
-        window = daily_window(logbook.last_day(url), today(), since)
-        look = _look(settings, name, "daily", window, may_vanish_percent, progress)
+        look = _look(settings, name, "daily", window_of, may_vanish_percent, progress)
         if look.discovery is not None:
-            logbook.remember_day(url, window.last)
+            logbook.remember_day(look.source, day - timedelta(days=1))
         yield look
 
 
@@ -81,7 +84,7 @@ def discover_all(
     """List all that each archive holds, or all since a day, today included."""
     window = Window(first=since, last=max(since, today())) if since else None
     for name in names or _all(settings):
-        yield _look(settings, name, "on-demand", window, may_vanish_percent, progress)
+        yield _look(settings, name, "on-demand", lambda url: window, may_vanish_percent, progress)
 
 
 def daily_window(last_day: date | None, today: date, since: date | None) -> Window:
@@ -125,7 +128,7 @@ def list_window(
         lane=lane,
         configuration=desk.configuration,
         progress=progress,
-        window=window if lists_by_day(source) else None,
+        window=window,
         may_vanish_percent=may_vanish_percent,
     )
 
@@ -139,14 +142,16 @@ def _look(
     settings: Settings,
     name: str,
     lane: Lane,
-    window: Window | None,
+    window_of: Callable[[str], Window | None],
     may_vanish_percent: float,
     progress: Progress | None,
 ) -> Look:
-    url = lasting_url(settings, name)
+    """List one archive; what hinders that is said, and hinders no other."""
+    url, window = name, None
     try:
+        url = lasting_url(settings, name)
         source = source_of(settings, name)
-        window = window if lists_by_day(source) else None
+        window = window_of(url) if lists_by_day(source) else None
         found = list_window(desk_of(settings), source, lane, window, may_vanish_percent, progress)
     except (Unavailable, Misconfigured) as error:
         log.warning("not listed", extra={"source": url, "sentence": str(error)})

@@ -19,12 +19,11 @@ from tomodex.indexing import Delivery, be_worker
 from tomodex.locks import locked
 from tomodex.logbook import Plan
 from tomodex.logs import log_to_stderr
-from tomodex.options import without_query
 from tomodex.queues import Queue
 from tomodex.schedule import read_schedule
 from tomodex.segmenters import require_segmenter
 from tomodex.settings import Settings
-from tomodex.wiring import configured_url, consumers_of, logbook_of, queue_of
+from tomodex.wiring import consumers_of, logbook_of, queue_of, task_source
 from tomodex.worker import Stop, bury_the_dead, run_workers
 
 log = logging.getLogger(__name__)
@@ -129,8 +128,7 @@ class Lister:
         ]
 
     def _last_run(self, name: str) -> datetime | None:
-        url = without_query(configured_url(self._settings, name))
-        ended_s = logbook_of(self._settings).last_run_s(url)
+        ended_s = logbook_of(self._settings).last_run_s(task_source(self._settings, name))
         return datetime.fromtimestamp(ended_s, UTC) if ended_s else None
 
     def _list(self, plan: Plan, stop: Stop) -> None:
