@@ -9,8 +9,6 @@ import shutil
 import signal
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -32,8 +30,7 @@ from pynetdicom.sop_class import CTImageStorage, MRImageStorage, SegmentationSto
 
 from tests.contracts.queue import annotated
 from tests.phantoms import ct_dataset, write_ball_series
-from tests.pushing import EXPLICIT, IMPLICIT, associated, push, store
-from tests.servers.ports import free_port
+from tests.pushing import EXPLICIT, IMPLICIT, associated, push, receiving, store, wait_for
 from tomodex.errors import Misconfigured, Unavailable
 from tomodex.instance import read_instance
 from tomodex.queues import Failed, Queue, Rejected, open_queue
@@ -743,7 +740,7 @@ def test_nothing_of_an_association_that_breaks_off_is_left(tmp_path):
             sent.start()
             time.sleep(0.05)
             association.abort()
-            sent.join(10)
+            sent.join(1)
         assert push(port, [one_slice()]) == [SUCCESS]
         assert len(list(spool.folders())) == counts.received
         assert list(spool.incoming.iterdir()) == []
@@ -789,35 +786,6 @@ def test_others_may_push_only_where_it_is_said_who(guard):
 
 
 # --- all of it ----------------------------------------------------------------------------------
-
-
-@contextmanager
-def receiving(tmp_path: Path, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """`tomodex receive` as a site runs it, and its port."""
-    port = free_port()
-    command = [sys.executable, "-m", "tomodex.cli", "--data", str(tmp_path / "data"), "receive"]
-    command += ["--port", str(port), "--json", *options]
-    code = "from tomodex.cli import main; main()"
-    command = [sys.executable, "-c", code, *command[3:]]
-    out = (tmp_path / "out.json").open("wb")
-    with out, (tmp_path / "err.log").open("wb") as err:
-        process = subprocess.Popen(command, stdout=out, stderr=err)
-        try:
-            wait_for(lambda: "listens" in (tmp_path / "err.log").read_text(), process)
-            yield process, port
-        finally:
-            process.kill()
-            process.wait()
-
-
-def wait_for(
-    done: Any, process: subprocess.Popen[bytes] | None = None, seconds: float = 60
-) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        assert process is None or process.poll() is None, "the receiver has ended"
-        assert time.monotonic() < end, "it takes too long"
-        time.sleep(0.05)
 
 
 def test_what_is_pushed_is_put_and_the_end_says_so(tmp_path):
