@@ -11,6 +11,7 @@ from rich.table import Table
 from tomodex.annotation import AnnotatedSeries, Annotation, Image
 from tomodex.backfill import BackfillStatus
 from tomodex.daily import Look
+from tomodex.doctor import Finding
 from tomodex.indexing import Summary
 from tomodex.queues import Aside, Lane, Status, TaskState
 from tomodex.search import Hit, Page
@@ -170,6 +171,15 @@ def _left_alone(one: Suspension) -> str:
 
 def _clock(moment: datetime) -> str:
     return f"{moment.astimezone():%Y-%m-%d %H:%M}"
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """What `doctor` saw, and what to do about it."""
+    table = _table("part", "looked at", "", "seen", "what to do")
+    for finding in findings:
+        probe = finding.probe
+        table.add_row(finding.part, probe.subject, probe.verdict, probe.sentence, probe.advice)
+    return table
 
 
 def looks_table(looks: Sequence[Look]) -> Table:

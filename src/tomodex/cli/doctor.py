@@ -1,0 +1,28 @@
+"""`tomodex doctor`: is everything that the settings name as it should be?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tomodex.cli.shared import Json, print_json, print_out, settings_of_run
+
+
+def doctor(
+    patience: Annotated[
+        float, typer.Option(min=1, max=3600, metavar="S", help="Seconds for each part to answer.")
+    ] = 60.0,
+    as_json: Json = False,
+) -> None:
+    """Look at every source, the queue, the index, sinks and models; say what to do about faults."""
+    from tomodex import tables
+    from tomodex.doctor import examine, is_well
+
+    findings = list(examine(settings_of_run(), patience))
+    if as_json:
+        print_json([finding.facts for finding in findings])
+    else:
+        print_out(tables.findings_table(findings))
+    if not is_well(findings):
+        raise typer.Exit(1)
