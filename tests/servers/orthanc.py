@@ -53,6 +53,11 @@ class Orthanc:
                 answer = session.post(f"{self.rest}/instances", data=file.read_bytes(), timeout=60)
                 assert answer.ok, f"Orthanc does not take {file.name}: {answer.text}"
 
+    def files(self) -> Iterator[bytes]:
+        """Every instance that it holds, as it keeps it."""
+        for uid in requests.get(f"{self.rest}/instances", timeout=60).json():
+            yield requests.get(f"{self.rest}/instances/{uid}/file", timeout=60).content
+
     def freeze(self) -> None:
         """It stays, and does nothing any more, until `thaw`."""
         os.kill(self.process.pid, signal.SIGSTOP)

@@ -3,6 +3,7 @@
     folder:                         DICOM files and archives of them in a directory   folder.py
     spool:                          what others push to `tomodex receive`             spool.py
     dicomweb+https: dicomweb+http:  servers of QIDO-RS and WADO-RS                    dicomweb/
+    dimse:                          a PACS, by C-FIND and C-GET or C-MOVE             dimse/
     s3:                             a bucket with instances, or archives of them      s3/
 
 The scheme of a URL picks one of these; see `registry.py`.
@@ -23,6 +24,7 @@ from tomodex.series import Listing, Series
 ADAPTERS = {
     "folder": "tomodex.sources.folder:FolderSource",
     "spool": "tomodex.sources.spool:SpoolSource",
+    "dimse": "tomodex.sources.dimse.source:DimseSource",
     "dicomweb+https": "tomodex.sources.dicomweb.source:DicomWebSource",
     "dicomweb+http": "tomodex.sources.dicomweb.source:DicomWebSource",
     "s3": "tomodex.sources.s3.source:S3Source",
