@@ -366,9 +366,14 @@ def test_on_a_gpu_everything_but_the_image_and_the_labels_stays_there(
     image = body(20, 30, 40)
     with FakeTensorMode(allow_non_fake_inputs=True):
         runtime = TorchRuntime(small.model, small.weights, precision, device="cuda")
+        features, kept = runtime._network.features, []
+        runtime._network.features = lambda images: kept.append(features(images)) or kept[-1]
         labels = predict(runtime, small.model, image, step=0.5)
     assert labels.shape == image.shape[1:]
     assert runtime.description["device"] == "a GPU"
+    # The channels of a voxel lie side by side to the end: nothing was turned round on the way.
+    assert kept
+    assert all(found.is_contiguous() for found in kept)
     assert went == [image.nbytes]
     assert {device for device, _ in came} == {"cuda"}
     assert sum(size for _, size in came) == labels.size
