@@ -64,6 +64,7 @@ class Archive:
     instances: list[Dataset] = field(default_factory=list)
     cap: int = 10_000  #: answers that it gives at most, without a word
     pages: bool = True  #: whether it looks at `offset`
+    most: int = 10_000  #: answers on all pages together
     relational: bool = True  #: whether it knows /series
     ignores_days: bool = False  #: of /series
     syntaxes: bool = True  #: whether it understands transfer-syntax=*
@@ -89,7 +90,7 @@ class Archive:
             return self.before.pop(0)
         parts = urlsplit(address)
         path = parts.path.removeprefix("/dicom-web/").split("/")
-        query = {name: value for name, (value,) in parse_qs(parts.query).items()}
+        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         if path[-1] == "metadata":
             return self._metadata(path[3])
         if len(path) in (4, 6):
@@ -108,7 +109,7 @@ class Archive:
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
             found = [one for one in found if query.get(keyword, one[keyword]) == one[keyword]]
         level = {"studies": 0, "series": 1, "instances": 2}[path[-1]]
-        answers = self._answers(found, level)
+        answers = self._answers(found, level)[: self.most]
         offset = int(query.get("offset", 0)) if self.pages else 0
         some = (
             answers[offset : offset + min(int(query["limit"]), self.cap)]
@@ -173,6 +174,7 @@ def serving(archive: Archive, tls: ssl.SSLContext | None = None) -> Iterator[int
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # one packet for headers and body: the second would wait for the first
 
         def do_GET(self) -> None:
             status, headers, body = archive.answer(self.path, dict(self.headers))
@@ -181,6 +183,7 @@ def serving(archive: Archive, tls: ssl.SSLContext | None = None) -> Iterator[int
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
+            self.wfile.flush()
 
         def log_message(self, *_: object) -> None:
             """Nothing: pytest's output is for failures."""
@@ -333,9 +336,9 @@ def test_a_sparse_archive_is_walked_in_few_requests(
 def test_series_come_with_their_days_and_not_one_request_a_study(
     archive: Archive, port: int, tmp_path: Path
 ) -> None:
-    archive.instances = [image(f"1.2.{k}") for k in range(100)]
+    archive.instances = [image(f"1.2.{k}") for k in range(90)]
     window = Window(first=date(2026, 5, 1), last=date(2026, 5, 1))
-    assert len(list(open_at(port, tmp_path).find(window=window))) == 100
+    assert len(list(open_at(port, tmp_path).find(window=window))) == 90
     assert len(archive.asked) <= 4
 
 
@@ -365,6 +368,56 @@ def test_a_day_that_cannot_be_had_completely_is_unavailable(
     archive.instances = [image(f"1.2.{k}", StudyDate=f"2026050{k // 60 + 1}") for k in range(150)]
     window = Window(first=date(2026, 5, 1), last=date(2026, 5, 31))
     assert len(list(open_at(port, tmp_path).find(window=window))) == 150
+
+
+def test_a_server_that_caps_all_pages_together_is_asked_for_fewer_days(
+    archive: Archive, port: int, tmp_path: Path
+) -> None:
+    archive.most = 100
+    archive.instances = [
+        image(f"1.2.{day}.{k}", StudyDate=f"2026050{day}") for day in (1, 2) for k in range(60)
+    ]
+    window = Window(first=date(2026, 5, 1), last=date(2026, 5, 9))
+    assert len(list(open_at(port, tmp_path).find(window=window))) == 120
+    archive.instances += [image(f"1.2.2.9{k}", StudyDate="20260502") for k in range(10, 70)]
+    listed = open_at(port, tmp_path).find(window=window)
+    with pytest.raises(Unavailable, match=r"2026-05-02: .* gives 100 answers on all pages"):
+        list(listed)
+    archive.most = 10_000
+    assert len(list(open_at(port, tmp_path).find(window=window))) == 180
+
+
+def test_series_that_a_cap_hides_are_asked_for_study_by_study(
+    archive: Archive, port: int, tmp_path: Path
+) -> None:
+    archive.most = 120
+    archive.instances = [
+        image(f"1.2.{k}.{s}", StudyInstanceUID=f"1.2.{k}") for k in range(50) for s in range(3)
+    ]
+    for archive.says_counts in (True, False):
+        found = open_at(port, tmp_path).find(window=DAY)
+        assert len({listing.series.series_uid for listing in found}) == 150
+
+
+def test_studies_without_date_that_a_cap_hides_are_unavailable(
+    archive: Archive, port: int, tmp_path: Path
+) -> None:
+    archive.most = 50
+    archive.instances = [
+        image(f"1.2.{day}.{k}", StudyDate=f"2026050{day}") for day in (1, 2) for k in range(40)
+    ]
+    with pytest.raises(Unavailable, match="gives 50 studies if no day is named, and 80"):
+        list(open_at(port, tmp_path, "page=40").find())
+
+
+def test_a_server_may_be_said_to_have_no_limit(archive: Archive, port: int, tmp_path: Path) -> None:
+    """One day is all that it holds, so that nothing comes after that."""
+    archive.instances = [image(f"1.2.{k}") for k in range(100)]
+    with pytest.raises(Unavailable, match="answer_limit=0"):
+        list(open_at(port, tmp_path).find())
+    assert len(list(open_at(port, tmp_path, "answer_limit=0").find())) == 100
+    with pytest.raises(Unavailable, match="answer_limit=0"):
+        list(open_at(port, tmp_path, "answer_limit=50").find())
 
 
 def test_what_is_stored_while_a_day_is_listed_doubles_nothing(
@@ -551,7 +604,7 @@ def test_an_answer_that_ends_early_is_unavailable_and_leaves_nothing(
 ) -> None:
     archive.instances = [image("1.2.1", k) for k in range(2)]
     archive.body = lambda body: body[: len(body.rstrip()) + kept if kept < 0 else kept]
-    with pytest.raises(Unavailable, match="ended before its last part"):
+    with pytest.raises(Unavailable, match="ended its answer before the last part"):
         open_at(port, tmp_path).retrieve(SERIES_1, tmp_path)
     assert list((tmp_path / "instances").iterdir()) == []
 
@@ -672,18 +725,18 @@ def test_parts_are_what_was_sent_however_it_is_cut(
     contents = [content.replace(BOUNDARY, b"") for content in contents]
     body = preamble.replace(b"-", b"") + b"\r\n" + in_parts(contents)
     chunks = (body[k : k + size] for k in range(0, len(body), size))
-    assert [b"".join(part) for part in multipart.parts(chunks, BOUNDARY)] == contents
+    assert [b"".join(part) for part in multipart.parts(chunks, BOUNDARY, "pacs")] == contents
 
 
 def test_parts_that_nobody_reads_are_passed_over() -> None:
-    found = multipart.parts(iter([in_parts([b"a" * 100, b"b"])]), BOUNDARY)
+    found = multipart.parts(iter([in_parts([b"a" * 100, b"b"])]), BOUNDARY, "pacs")
     assert sum(1 for _ in found) == 2
 
 
 def test_headers_without_end_are_refused() -> None:
     endless = iter([b"--" + BOUNDARY + b"\r\n", *[b"x" * 10_000] * 10])
-    with pytest.raises(Unavailable, match="headers of a part"):
-        list(multipart.parts(endless, BOUNDARY))
+    with pytest.raises(Unavailable, match="pacs sends headers of a part"):
+        list(multipart.parts(endless, BOUNDARY, "pacs"))
 
 
 @pytest.mark.parametrize(
@@ -692,7 +745,7 @@ def test_headers_without_end_are_refused() -> None:
 )
 def test_parts_without_boundary_are_refused(kind: str) -> None:
     with pytest.raises(Unavailable, match="does not say what stands between"):
-        multipart.boundary_of(kind)
+        multipart.boundary_of(kind, "pacs")
 
 
 # --- a server that does not answer well ---------------------------------------------------------
@@ -806,7 +859,7 @@ def test_an_answer_that_does_not_fit_into_memory_is_refused(
 ) -> None:
     monkeypatch.setattr(connection_module, "MAX_JSON", 1000)
     archive.before = [(200, {}, b" " * 1001)]
-    with pytest.raises(Unavailable, match="longer than 1000 bytes"):
+    with pytest.raises(Unavailable, match="more than 1000 bytes"):
         list(open_at(port, tmp_path).find())
 
 

@@ -28,7 +28,15 @@ from pydicom.uid import SegmentationStorage
 
 from tests.contracts.source import SourceContract, by_uid
 from tests.test_instance import as_bytes, item
-from tests.test_sources_folder import DESCRIPTION, NAME, PATIENT, pseudonym, slice_of, write_archive
+from tests.test_sources_folder import (
+    DESCRIPTION,
+    NAME,
+    PATIENT,
+    open_folder,
+    pseudonym,
+    slice_of,
+    write_archive,
+)
 from tomodex.errors import Misconfigured, Suspended, Unavailable, Unsuitable
 from tomodex.instance import read_instance
 from tomodex.series import Series
@@ -252,6 +260,22 @@ def test_keys_that_look_like_paths_lead_nowhere_else(store: Any, tmp_path: Path)
     files = source.retrieve(listing.series, into)
     assert {file.parent for file in files} == {into / "instances"}
     assert len({one.sop_uid for file in files if (one := read_instance(file, str))}) == 7
+
+
+def test_series_without_uid_are_told_apart_as_in_a_folder(store: Any, tmp_path: Path) -> None:
+    files = {
+        "x": instance(""),
+        "a/x": instance("", StudyInstanceUID=""),
+        "a/b.tar": tar_of({"c/x": instance("", StudyInstanceUID="")}),
+    }
+    for name, data in files.items():
+        put(store, f"2026/{name}", data)
+        (tmp_path / "archive" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "archive" / name).write_bytes(data)
+    expected = sorted(by_uid(open_folder(tmp_path)))
+    assert len(expected) == 3
+    for url in ("s3://scans/2026", "s3://scans/2026/"):
+        assert sorted(by_uid(open_s3(tmp_path, url))) == expected
 
 
 def test_a_window_has_the_studies_of_its_days(store: Any, tmp_path: Path) -> None:

@@ -7,3 +7,4 @@ from __future__ import annotations
 
 from tests.servers.dcmqrscp import dcmqrscp as dcmqrscp
 from tests.servers.orthanc import orthanc as orthanc
+from tests.servers.s3 import store as store

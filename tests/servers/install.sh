@@ -1,17 +1,28 @@
 #!/bin/sh
-# Installs the servers that tests/servers starts: Orthanc and DCMTK from Debian's packages.
-# Needs root, or sudo. What is there already is left as it is; what cannot be installed is an error.
+# Installs the servers that tests/servers starts: Orthanc and DCMTK from Debian's packages, and
+# Versity's S3 gateway, built by Go in about 3 minutes on two cores.
+# Needs root, or sudo, and Go. What is there already is left as it is; what cannot be installed is
+# an error.
 set -eu
 
 missing=
 for package in orthanc orthanc-dicomweb dcmtk; do
     dpkg -s "$package" >/dev/null 2>&1 || missing="$missing $package"
 done
-[ -z "$missing" ] && exit 0
+if [ -n "$missing" ]; then
+    sudo=
+    [ "$(id -u)" -eq 0 ] || sudo=sudo
+    # The package would start Orthanc as a service, which the tests do themselves.
+    $sudo apt-get update -q
+    # shellcheck disable=SC2086 # one word for each package
+    $sudo env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -q --no-install-recommends $missing
+fi
 
-sudo=
-[ "$(id -u)" -eq 0 ] || sudo=sudo
-# The package would start Orthanc as a service, which the tests do themselves.
-$sudo apt-get update -q
-# shellcheck disable=SC2086 # one word for each package
-$sudo env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -q --no-install-recommends $missing
+servers=${TOMODEX_SERVERS:-$HOME/.cache/tomodex-servers}
+version=1.8.0 # as in tests/servers/s3.py
+if [ ! -x "$servers/versitygw-$version" ]; then
+    command -v go >/dev/null || { echo "needs Go to build an S3 server: https://go.dev/dl" >&2; exit 1; }
+    mkdir -p "$servers"
+    GOBIN=$servers go install "github.com/versity/versitygw/cmd/versitygw@v$version"
+    mv "$servers/versitygw" "$servers/versitygw-$version"
+fi

@@ -11,7 +11,7 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -49,7 +49,7 @@ ATTEMPTS, FIRST_WAIT_S = 4, 0.5
 #: A server that wants to be asked later than this is not waited for.
 LONGEST_WAIT_S = 20.0
 
-Params = Mapping[str, str]
+Params = Mapping[str, str | Sequence[str]]  #: a name with several values comes several times
 _T = TypeVar("_T")
 
 
@@ -67,6 +67,8 @@ class DicomWebOptions(GateOptions):
     read_s: float = Field(60, gt=0, le=3600)  #: until the next piece of an answer
     total_s: float = Field(1800, gt=0, le=86_400)  #: for a request, its repeats and its answer
     page: int = Field(500, ge=1, le=100_000)  #: answers asked for at once
+    #: Answers that it gives at most, on all pages together; 0: any number; None: find out
+    answer_limit: int | None = Field(None, ge=0)
 
 
 class Refused(Unavailable):
@@ -148,7 +150,28 @@ class Connection:
             Refused: the server answered something else.
             Unavailable: it did not answer, or not wholly.
         """
-        return self.ask(path, params or {}, "application/dicom+json", _datasets)
+        return self.ask(path, params or {}, "application/dicom+json", self._datasets)
+
+    def _datasets(self, answer: Answer) -> list[Json]:
+        held = bytearray()
+        for chunk in answer.chunks:
+            held += chunk
+            if len(held) > MAX_JSON:
+                raise Unavailable(f"{self.url} answers with more than {MAX_JSON} bytes of JSON")
+        if answer.status == HTTPStatus.NO_CONTENT or not held.strip():
+            return []
+        try:
+            found = orjson.loads(held)
+        except orjson.JSONDecodeError as wrong:
+            kind = answer.content_type[:80] or "something that it does not name"
+            raise Unavailable(
+                f"{self.url} answers no JSON but {kind}; is this where its DICOMweb service is?"
+            ) from wrong
+        # Some servers answer one dataset without brackets.
+        datasets = [found] if isinstance(found, dict) else found
+        if not isinstance(datasets, list) or not all(isinstance(one, dict) for one in datasets):
+            raise Unavailable(f"{self.url} answers JSON, and no list of DICOM datasets")
+        return datasets
 
     def ask(self, path: str, params: Params, accept: str, read: Callable[[Answer], _T]) -> _T:
         """What `read` makes of an answer.
@@ -218,7 +241,7 @@ class Connection:
         try:
             with self._session.get(
                 f"{self._base}/{path}" if path else self._base,
-                params=dict(params),
+                params=params,
                 headers={"Accept": accept},
                 timeout=limits,
                 stream=True,
@@ -316,28 +339,6 @@ def _session(options: DicomWebOptions, credentials: AuthBase | None) -> requests
     if options.proxy:
         session.proxies = {"http": options.proxy, "https": options.proxy}
     return session
-
-
-def _datasets(answer: Answer) -> list[Json]:
-    held = bytearray()
-    for chunk in answer.chunks:
-        held += chunk
-        if len(held) > MAX_JSON:
-            raise Refused(f"an answer is longer than {MAX_JSON} bytes", answer.status)
-    if answer.status == HTTPStatus.NO_CONTENT or not held.strip():
-        return []
-    try:
-        found = orjson.loads(held)
-    except orjson.JSONDecodeError as wrong:
-        raise Unavailable(
-            f"an answer is no JSON but {answer.content_type or 'nothing that it names'}; is this "
-            "the address of its DICOMweb service?"
-        ) from wrong
-    # Some servers answer one dataset without brackets.
-    datasets = [found] if isinstance(found, dict) else found
-    if not isinstance(datasets, list) or not all(isinstance(one, dict) for one in datasets):
-        raise Unavailable("an answer is JSON, and no list of DICOM datasets")
-    return datasets
 
 
 def moment(text: str) -> datetime | None:

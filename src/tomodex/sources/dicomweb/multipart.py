@@ -18,25 +18,29 @@ MAX_HEADERS = 16 * 2**10
 MAX_BOUNDARY = 256
 
 
-def boundary_of(content_type: str) -> bytes | None:
-    """What stands between the parts; None if a body of this type has no parts."""
+def boundary_of(content_type: str, sender: str) -> bytes | None:
+    """What stands between the parts; None if a body of this type has no parts.
+
+    Raises:
+        Unavailable: it has, and does not say; `sender` is named.
+    """
     message = Message()
     message["Content-Type"] = content_type
     if message.get_content_maintype() != "multipart":
         return None
     boundary = message.get_boundary() or ""
     if not 0 < len(boundary) <= MAX_BOUNDARY or not boundary.isascii():
-        raise Unavailable("the answer has parts, and does not say what stands between them")
+        raise Unavailable(f"{sender} sends parts, and does not say what stands between them")
     return boundary.encode()
 
 
-def parts(chunks: Iterator[bytes], boundary: bytes) -> Iterator[Iterator[bytes]]:
+def parts(chunks: Iterator[bytes], boundary: bytes, sender: str) -> Iterator[Iterator[bytes]]:
     """Each part as pieces of its content; the rest of one is passed over when the next is asked.
 
     Raises:
-        Unavailable: the body ends before its last boundary, or is no multipart body.
+        Unavailable: the body ends before its last boundary; `sender` is named.
     """
-    body = _Body(chunks, boundary)
+    body = _Body(chunks, boundary, sender)
     for _ in body.until_boundary():  # a preamble, which says nothing
         pass
     while body.another_part():
@@ -49,8 +53,9 @@ def parts(chunks: Iterator[bytes], boundary: bytes) -> Iterator[Iterator[bytes]]
 class _Body:
     """A body as it arrives, of which a chunk and a boundary are held at most."""
 
-    def __init__(self, chunks: Iterator[bytes], boundary: bytes) -> None:
+    def __init__(self, chunks: Iterator[bytes], boundary: bytes, sender: str) -> None:
         self._chunks = chunks
+        self._sender = sender
         # The line break before a boundary belongs to it, and is left out before the first.
         self._held = bytearray(b"\r\n")
         self._delimiter = b"\r\n--" + boundary
@@ -75,7 +80,9 @@ class _Body:
             return False
         while (at := self._held.find(b"\r\n\r\n")) < 0:
             if len(self._held) > MAX_HEADERS:
-                raise Unavailable(f"the headers of a part are longer than {MAX_HEADERS} bytes")
+                raise Unavailable(
+                    f"{self._sender} sends headers of a part longer than {MAX_HEADERS} bytes"
+                )
             self._receive()
         self._take(at + 4)
         return True
@@ -83,7 +90,7 @@ class _Body:
     def _receive(self) -> None:
         chunk = next(self._chunks, b"")
         if not chunk:
-            raise Unavailable("the answer ended before its last part was whole")
+            raise Unavailable(f"{self._sender} ended its answer before the last part was whole")
         self._held += chunk
 
     def _take(self, size: int) -> bytes:

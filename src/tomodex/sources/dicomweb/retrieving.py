@@ -73,8 +73,8 @@ class _Writing:
         return sorted(self._files)
 
     def _contents(self, answer: Answer) -> Iterator[Iterator[bytes]]:
-        if boundary := boundary_of(answer.content_type):
-            yield from parts(answer.chunks, boundary)
+        if boundary := boundary_of(answer.content_type, self._url):
+            yield from parts(answer.chunks, boundary, self._url)
         elif answer.content_type.partition(";")[0].strip().lower() == "application/dicom":
             yield answer.chunks
         elif answer.status != 204:

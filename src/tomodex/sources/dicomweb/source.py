@@ -15,13 +15,14 @@ from tomodex.series import Listing, Series
 from tomodex.sources import Progress, Window
 from tomodex.sources.answers import Answer, listings_of
 from tomodex.sources.dicomweb import probing
-from tomodex.sources.dicomweb.connection import Connection, DicomWebOptions, Refused
+from tomodex.sources.dicomweb.connection import Connection, DicomWebOptions, Params, Refused
 from tomodex.sources.dicomweb.json_model import Json, count, instance_of, items, text
 from tomodex.sources.dicomweb.retrieving import retrieve
 from tomodex.sources.dicomweb.studies import (
     EVER,
     Answers,
     Searches,
+    Stuck,
     by_days,
     of_days,
     without_day,
@@ -30,18 +31,29 @@ from tomodex.sources.gate import Gate
 
 #: What a server may know of a study, and does not tell unless it is asked.
 OF_STUDY = (
-    "PatientID,IssuerOfPatientID,PatientSex,PatientBirthDate,PatientAge,StudyDate,"
-    "NumberOfStudyRelatedSeries"
+    "PatientID",
+    "IssuerOfPatientID",
+    "PatientSex",
+    "PatientBirthDate",
+    "PatientAge",
+    "StudyDate",
+    "NumberOfStudyRelatedSeries",
 )
 
 #: The same of a series.
 OF_SERIES = (
-    "Modality,SeriesDate,SeriesNumber,BodyPartExamined,PatientPosition,Manufacturer,"
-    "ManufacturerModelName,NumberOfSeriesRelatedInstances"
+    "Modality",
+    "SeriesDate",
+    "SeriesNumber",
+    "BodyPartExamined",
+    "PatientPosition",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "NumberOfSeriesRelatedInstances",
 )
 
 #: What people type, and may be a name: not even asked for where a site does not want it.
-FREE_TEXT = ("StudyDescription", "SeriesDescription,ProtocolName")
+FREE_TEXT = (("StudyDescription",), ("SeriesDescription", "ProtocolName"))
 
 #: What a server answers that does not know a resource.
 UNKNOWN = frozenset({400, 403, 404, 405, 406, 410, 501})
@@ -62,14 +74,13 @@ class DicomWebSource:
         self._options = read_options(url, DicomWebOptions)
         gate = Gate(self.url, state, self._options)
         self._connection = Connection(url, self._options, gate)
-        self._searches = Searches(self._connection, self._options.page)
+        self._searches = Searches(self._connection, self._options.page, self._options.answer_limit)
         self._pseudonymize = pseudonymize
         self._free_text = free_text
-        typed = FREE_TEXT if free_text else ("", "")
-        self._of_study, self._of_series = (
-            {"includefield": ",".join(filter(None, fields))}
-            for fields in zip((OF_STUDY, OF_SERIES), typed, strict=True)
-        )
+        typed = FREE_TEXT if free_text else ((), ())
+        # Each comes with a name of its own: Orthanc 1.10 does not understand %2C between them.
+        self._of_study: Params = {"includefield": (*OF_STUDY, *typed[0])}
+        self._of_series: Params = {"includefield": (*OF_SERIES, *typed[1])}
         self._skipped = Counter[str]()
         #: Whether /series can be asked for the series of many studies at once.
         self._is_relational = True
@@ -144,42 +155,47 @@ class DicomWebSource:
 
     def _find(self, window: Window | None) -> Iterator[tuple[Answers, Mapping[str, Answers]]]:
         """Some studies, and the series of each of them by its UID."""
+        dated = 0
         for days, studies in by_days(self._searches, window or EVER, self._of_study):
+            dated += len(studies)
             yield studies, self._series_of(studies, of_days(days))
         if window is None:
-            for studies in without_day(self._searches, self._of_study):
+            for studies in without_day(self._searches, self._of_study, dated):
                 yield studies, self._series_of(studies, None)
 
-    def _series_of(self, studies: Answers, days: Mapping[str, str] | None) -> Mapping[str, Answers]:
+    def _series_of(self, studies: Answers, days: Params | None) -> Mapping[str, Answers]:
         """The series of studies, asked for at once where that works, else study by study."""
-        found = self._series_of_days(studies, days) if days and len(studies) > 1 else {}
+        found, is_all = ({}, False) if days is None else self._series_of_days(studies, days)
         for uid, study in studies.items():
-            said = count(study, "NumberOfStudyRelatedSeries")
             mine = found.get(uid, {})
-            if not mine or (said is not None and len(mine) < said):
+            said = count(study, "NumberOfStudyRelatedSeries")
+            if not mine or (len(mine) < said if said is not None else not is_all):
                 found[uid] = self._series_of_study(uid)
         return found
 
-    def _series_of_days(self, studies: Answers, days: Mapping[str, str]) -> dict[str, Answers]:
+    def _series_of_days(self, studies: Answers, days: Params) -> tuple[dict[str, Answers], bool]:
+        """The series of some days by their study, and whether these are all."""
         found: dict[str, Answers] = {}
-        params = {**days, **self._of_series}
+        if not self._is_relational or len(studies) < 2:
+            return found, False
         try:
-            pages = self._searches.pages("series", params, "SeriesInstanceUID")
-            for page in pages if self._is_relational else ():
-                foreign = 0
+            pages = self._searches.pages("series", {**days, **self._of_series}, "SeriesInstanceUID")
+            for page in pages:
                 for uid, one in page.items():
-                    study_uid = text(one, "StudyInstanceUID")
-                    foreign += study_uid not in studies
-                    found.setdefault(study_uid, {})[uid] = one
+                    found.setdefault(text(one, "StudyInstanceUID"), {})[uid] = one
+                foreign = sum(text(one, "StudyInstanceUID") not in studies for one in page.values())
                 if 2 * foreign > len(page):  # it does not look at the day
                     self._is_relational = False
-                    return {}
+                    return {}, False
+            self._searches.require_whole("series", sum(map(len, found.values())))
+        except Stuck:
+            return found, False
         except Refused as refused:
             if refused.status not in UNKNOWN:
                 raise
             self._is_relational = False
-            return {}
-        return found
+            return {}, False
+        return found, True
 
     def _series_of_study(self, study_uid: str) -> Answers:
         path = f"studies/{study_uid}/series"

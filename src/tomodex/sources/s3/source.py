@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO, cast
 from urllib.parse import quote, unquote
 
@@ -199,27 +199,36 @@ class S3Source:
             return file._replace(mtime_ns=-1), [Skipped(WHOLE, "", "unreadable", str(gone))]
 
     def _contents(self, one: Object) -> Iterator[Found | Skipped]:
-        key = PurePosixPath(one.key)
         if one.size == 0:
             yield Skipped(WHOLE, "", "not_dicom", "it is empty")
         elif not is_archive(one.key):
             stream = cast(BinaryIO, ObjectStream(self._bucket, one.key))
             instance = read_instance_from(stream, one.key, as_it_is, self._free_text)
-            yield found(instance, WHOLE, "", one.size, str(key.parent))
+            yield found(instance, WHOLE, "", one.size, self._inside(one.key)[0])
         elif self._options.layout == "archives":
             yield self._first_of(one)
         else:
-            yield from read_members(self._members(one.key), one.key, self._free_text)
+            yield from self._instances(one.key)
 
     def _first_of(self, one: Object) -> Found | Skipped:
         """The first instance of an archive, which stands for all of them."""
         reason, sentence = "not_dicom", "an archive without instances"
-        for member in read_members(self._members(one.key), one.key, self._free_text):
+        for member in self._instances(one.key):
             if isinstance(member, Found):
                 # Nothing but the ETag tells that something else in the archive has changed.
                 return member._replace(member=WHOLE, name="", size=_number(one.etag))
             reason, sentence = member.reason, member.sentence
         return Skipped(WHOLE, "", reason, sentence)
+
+    def _instances(self, key: str) -> Iterator[Found | Skipped]:
+        return read_members(self._members(key), "/".join(self._inside(key)), self._free_text)
+
+    def _inside(self, key: str) -> tuple[str, str]:
+        """Folder and name of an object below the prefix: as those of a file in a folder."""
+        folder, _, name = key.rpartition("/")
+        if key == self._bucket.prefix:
+            return "", name
+        return folder.removeprefix(self._bucket.prefix.rstrip("/")).removeprefix("/"), name
 
     def _members(self, key: str) -> Iterator[Member]:
         stream = ObjectStream(self._bucket, key)
