@@ -7,6 +7,9 @@ memory of the process with the model. Needs weights in TotalSegmentator's format
 
     .venv/bin/python bench/engine.py --slices 336 672 --modes exact fast crop
 
+The CT fills the image; with `--field 500` it lies at its true size, 366 x 303 mm, in an image of
+500 mm, as most scans of a trunk do, and `crop` has something to leave out.
+
 With `--official PYTHON`, of an environment with requirements/engine-parity.txt, the official
 package labels the same files: as IMPETUS called it (`predecessor`) and as its own documentation
 calls fastest (`fastest`). That takes minutes.
@@ -39,18 +42,27 @@ QUIET = '{"totalseg_id": "x", "send_usage_stats": false, "statistics_disclaimer_
 # --- the series ---------------------------------------------------------------------------------
 
 
-def write_series(ct: Path, slices: int, folder: Path) -> None:
+def write_series(ct: Path, slices: int, folder: Path, field_mm: float | None = None) -> None:
     """The CT, magnified to 512 x 512 pixels and so many slices, in uncompressed files.
 
-    Pixels are called 0.75 mm and slices 1 mm, as they often are, so 3 mm are 128 x 128 pixels.
+    Pixels are called 0.75 mm and slices 1 mm, as they often are, so 3 mm are 128 x 128 pixels. With
+    a field of view it has its true width and depth in it, and air around.
     """
     import nibabel
 
     image = nibabel.as_closest_canonical(nibabel.load(ct))
     source = np.asarray(image.dataobj).T[:, ::-1, ::-1].astype(np.float32)
     shape = (slices, 512, 512)
-    spacing = [1.0, 0.75, 0.75]
+    pixel = field_mm / 512 if field_mm else 0.75
+    spacing = [1.0, pixel, pixel]
     places = [np.linspace(0, n - 1, m) for n, m in zip(source.shape, shape, strict=True)]
+    if field_mm:
+        true = np.array(image.header.get_zooms()[::-1])
+        source = np.pad(source, ((0, 0), (1, 1), (1, 1)), constant_values=-1000)
+        for axis in (1, 2):
+            from_middle = (np.arange(512) - 255.5) * pixel / true[axis]
+            middle = (source.shape[axis] - 1) / 2
+            places[axis] = np.clip(middle + from_middle, 0, source.shape[axis] - 1)
     uids = generate_uid(), generate_uid()
     for k, z in enumerate(places[0]):
         low = int(z)
@@ -93,7 +105,10 @@ def save_slice(path: Path, hu: np.ndarray, z: float, spacing: list[float], uids:
 
 
 def run_mode(mode: str, weights: Path, cache: Path, folder: Path, rounds: int) -> dict:
-    """Seconds of each stage, the best of some rounds by their total."""
+    """Seconds of each stage, the best of some rounds by their total.
+
+    Slices are decoded while they are resampled, so that this is one stage.
+    """
     from tomodex.segmenters.totalsegmentator import TotalSegmentator
 
     begin = perf_counter()
@@ -110,7 +125,7 @@ def index(segmenter: object, folder: Path) -> dict:
     from tomodex.instance import read_instance
     from tomodex.measurement import measure
     from tomodex.segmenters.totalsegmentator import networks
-    from tomodex.volume import load_volume
+    from tomodex.volume import open_volume
 
     stages = {"resample": 0.0, "body": 0.0}
     networks.resample = timed(stages, "resample", networks.resample)
@@ -119,7 +134,7 @@ def index(segmenter: object, folder: Path) -> dict:
     instances = [read_instance(path, lambda name: "x") for path in sorted(folder.iterdir())]
     geometry = find_geometry(instances)
     stages["headers"] = perf_counter() - begin
-    volume = timed(stages, "decode", load_volume)(instances, geometry)
+    volume = open_volume(instances, geometry)
     segmentation = timed(stages, "network", segmenter.segment)(volume, ())
     stages["network"] -= stages["resample"] + stages["body"]
     found = timed(stages, "measure", measure)(segmentation)
@@ -177,6 +192,7 @@ def main() -> None:
     parser.add_argument("--ct", type=Path, default=example)
     parser.add_argument("--weights", type=Path, default=REAL / "weights/standin_297")
     parser.add_argument("--slices", type=int, nargs="+", default=[336])
+    parser.add_argument("--field", type=float, help="field of view in mm")
     parser.add_argument("--modes", nargs="+", default=["exact", "fast", "crop"])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--official", type=Path, help="Python of the official package")
@@ -197,7 +213,7 @@ def compare(asked: argparse.Namespace) -> dict:
         series = {slices: Path(scratch, str(slices)) for slices in asked.slices}
         for slices, folder in series.items():
             folder.mkdir()
-            write_series(asked.ct, slices, folder)
+            write_series(asked.ct, slices, folder, asked.field)
         for slices, folder in series.items():
             for mode in asked.modes:
                 one = [mode, asked.weights, Path(scratch, "cache"), folder, asked.rounds]

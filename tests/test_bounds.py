@@ -150,7 +150,14 @@ def test_workers_share_the_memory_of_their_container(monkeypatch, tmp_path):
     monkeypatch.setattr(bounds, "_machine_bytes", lambda: 32 * 2**30)
     monkeypatch.setattr(bounds, "_container_bytes", lambda: [20 * 2**30])
     assert allowed_bytes(0, 2) == 8 * 2**30
+    assert allowed_bytes(0, 100) == 4 * 2**30
     assert allowed_bytes(3.5, 2) == 3.5 * 2**30
+
+
+def test_no_worker_may_take_more_than_there_is(monkeypatch):
+    monkeypatch.setattr(bounds, "_machine_bytes", lambda: 4 * 2**30)
+    monkeypatch.setattr(bounds, "_container_bytes", lambda: [2**63])
+    assert allowed_bytes(0, 3) == int(0.8 * 4 * 2**30)
 
 
 def test_without_a_container_the_machine_counts(monkeypatch):

@@ -150,7 +150,7 @@ class Unheld(Volume):
             yield hu.copy()
 
 
-@pytest.mark.parametrize("spacing_mm", [MM, (0.7, 0.9, 1.1), (9, 50, 3)], ids=str)
+@pytest.mark.parametrize("spacing_mm", [MM, (0.7, 0.9, 1.1), (20, 50, 3)], ids=str)
 @pytest.mark.parametrize("back", list(product((1, -1), repeat=3)), ids=str)
 @pytest.mark.parametrize("axes", list(permutations(range(3))), ids=str)
 def test_slices_that_come_one_by_one_are_resampled_to_the_same_voxels(axes, back, spacing_mm):

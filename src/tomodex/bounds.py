@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 #: A worker may take this share of the machine's memory, or of what its container is given.
 SHARE = 0.8
 
+#: However many workers there are, each may take so much: 2,000 slices at 3 mm need half of it.
+LEAST_BYTES = 4 * 2**30
+
 #: How often time and memory are looked at. A process can fill 0.5 GB meanwhile.
 POLL_S = 0.2
 
@@ -102,10 +105,14 @@ def memory_bytes() -> int:
 
 
 def allowed_bytes(memory_gib: float, workers: int) -> int:
-    """What one of so many workers may take: `memory_gib`, or if that is 0 its share of all."""
+    """What one of so many workers may take: `memory_gib`, or if that is 0 its share of all.
+
+    A share of less than 4 GiB is raised to that, as not all workers need most at once.
+    """
     if memory_gib:
         return int(memory_gib * 2**30)
-    return int(SHARE * min(_machine_bytes(), *_container_bytes()) / workers)
+    usable = SHARE * min(_machine_bytes(), *_container_bytes())
+    return int(min(usable, max(usable / workers, LEAST_BYTES)))
 
 
 def _machine_bytes() -> int:

@@ -97,7 +97,8 @@ class Settings(BaseSettings):
     memory_gib: float = Field(
         0.0,
         ge=0,
-        description="GiB of memory that a worker may take; 0: its share of four fifths of all.",
+        description="GiB of memory that a worker may take; 0: its share of four fifths of all, "
+        "or 4.",
     )
     free_text: bool = Field(
         False,
