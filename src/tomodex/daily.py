@@ -5,7 +5,6 @@ Nothing is worked on here. What is found waits in the queue, in the lane `daily`
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -17,8 +16,6 @@ from tomodex.selection import Rules, load_rules
 from tomodex.settings import Settings
 from tomodex.sources import Progress, Source, Window
 from tomodex.wiring import lasting_url, logbook_of, queue_of, source_of
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +151,6 @@ def _look(
         window = window_of(url) if lists_by_day(source) else None
         found = list_window(desk_of(settings), source, lane, window, may_vanish_percent, progress)
     except (Unavailable, Misconfigured) as error:
-        log.warning("not listed", extra={"source": url, "sentence": str(error)})
         return Look(source=url, window=window, discovery=None, error=error)
     return Look(source=url, window=window, discovery=found)
 

@@ -113,7 +113,7 @@ class Lister:
             if stop():
                 return
             for look in discover_daily(self._settings, [name]):
-                self._remember(f"daily {name}", look.error)
+                self._remember(f"daily {name}", look.source, look.error)
         for plan in logbook_of(self._settings).plans():
             if plan.state == "running" and self._may_try(f"backfill {plan.source}"):
                 self._list(plan, lambda: stop() or bool(self._due()))
@@ -136,18 +136,18 @@ class Lister:
         try:
             list_plan(self._settings, plan, stop, lambda done, total: None)
         except (Unavailable, Misconfigured) as error:
-            log.warning("not listed", extra={"source": plan.source, "sentence": str(error)})
-            self._remember(name, error)
+            self._remember(name, plan.source, error)
         else:
-            self._remember(name, None)
+            self._remember(name, plan.source, None)
 
     def _may_try(self, name: str) -> bool:
         return name not in self._rests or not self._rests[name].seconds
 
-    def _remember(self, name: str, error: TomodexError | None) -> None:
+    def _remember(self, name: str, source: str, error: TomodexError | None) -> None:
         if error is None:
             self._rests.pop(name, None)
         else:
+            log.warning("not listed", extra={"source": source, "sentence": str(error)})
             self._rests.setdefault(name, Rest()).lengthen(error)
 
 
