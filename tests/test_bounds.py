@@ -277,7 +277,7 @@ def test_series_that_hang_crash_or_eat_memory_cost_no_other_its_place(tmp_path, 
         queue=f"sqlite://{tmp_path}/queue.db?attempts=1&retry_s=0",
         segmenters=(hostile,),
         workers=2,
-        deadline_s=12.0,
+        deadline_s=10.0,
         deadline_factor=0.1,
         memory_gib=0.3,
     )
