@@ -131,6 +131,15 @@ def test_a_series_that_cannot_be_compared_is_told_and_another_one_taken(tmp_path
     assert {one.sentence for one in found.left_out} == {"not for me"}
 
 
+def test_a_series_is_logged_as_soon_as_it_is_done(tmp_path, archive, caplog):
+    caplog.set_level("INFO", logger="tomodex.comparing")
+    found, _ = run(tmp_path, archive, "picky:14", "bydensity:0", count=2)
+    done = {record.series_uid: record for record in caplog.records}
+    (series,) = found.series
+    assert done[series.series_uid].agreement == series.agreement
+    assert done[found.left_out[0].series_uid].sentence == "not for me"
+
+
 @pytest.mark.parametrize(
     ("segmenter", "said"), [("silent:0", "nothing to say"), ("layered:0", "overlap")]
 )

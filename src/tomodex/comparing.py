@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -28,6 +29,8 @@ from tomodex.settings import Settings
 from tomodex.sources import Progress
 from tomodex.volume import Volume
 from tomodex.wiring import segmenter_urls, tools_of
+
+log = logging.getLogger(__name__)
 
 #: Makes the progress of something that is about to be done, by its title.
 ProgressOf = Callable[[str], Progress]
@@ -132,6 +135,9 @@ def _compare_all(
             raise
         except TomodexError as trouble:
             left_out.append(LeftOut(series_uid=series.series_uid, sentence=str(trouble)))
+            log.info("left out", extra=asdict(left_out[-1]))
+        else:
+            log.info("compared", extra=dict(_series_row(compared[-1])))
     progress(len(compared), len(compared))
     return compared, left_out
 
@@ -183,21 +189,24 @@ def _timed(segmenter: Segmenter, volume: Volume, stored: Sequence[Path]) -> _Tim
 def series_rows(comparison: Comparison) -> list[Row]:
     """A row for each series."""
     return [
-        {
-            "series_uid": one.series_uid,
-            "grid": " x ".join(map(str, one.shape)),
-            "carried": one.carried,
-            "voxels": one.voxels,
-            "agreement": one.agreement,
-            "foreground_agreement": one.foreground_agreement,
-            "structures": len(one.pairs),
-            "dice_worst": min((pair.dice for pair in one.pairs), default=None),
-            "seconds": round(one.seconds, 3),
-            "reference_seconds": round(one.reference_seconds, 3),
-            "accepted": not one.failures(comparison.limits),
-        }
+        {**_series_row(one), "accepted": not one.failures(comparison.limits)}
         for one in comparison.series
     ]
+
+
+def _series_row(one: SeriesComparison) -> Row:
+    return {
+        "series_uid": one.series_uid,
+        "grid": " x ".join(map(str, one.shape)),
+        "carried": one.carried,
+        "voxels": one.voxels,
+        "agreement": one.agreement,
+        "foreground_agreement": one.foreground_agreement,
+        "structures": len(one.pairs),
+        "dice_worst": min((pair.dice for pair in one.pairs), default=None),
+        "seconds": round(one.seconds, 3),
+        "reference_seconds": round(one.reference_seconds, 3),
+    }
 
 
 def pair_rows(comparison: Comparison) -> list[Row]:
