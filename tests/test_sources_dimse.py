@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
 import ssl
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,11 +51,17 @@ from tomodex.sources.dimse.source import DimseSource
 from tomodex.sources.dimse.splitting import Limit, Reply, Splitter
 from tomodex.sources.gate import suspensions
 
-# pynetdicom leaves the socket of a connection that was refused to the garbage collector.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning",
-    "ignore:unclosed <socket.socket:ResourceWarning",
-)
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket.socket:ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def no_socket_left() -> Iterator[None]:
+    """pynetdicom leaves the socket of a connection that was refused to the garbage collector."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
+
 
 TODAY = date(2026, 7, 1)
 NO_LIMIT = Limit(rows=None, seen=10_000)

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from tomodex.sources.dimse.queries import Question
-from tomodex.sources.dimse.splitting import MOST, Ask, Limit
+from tomodex.sources.dimse.splitting import MOST, Ask, Limit, Reply
 
 #: How long what was found out is believed: somebody may set another limit.
 BELIEVED_S = 86_400.0
@@ -34,11 +34,13 @@ def find_limit(ask: Ask, today: date) -> Limit:
     """
     end = today - DAY
     days, before = 1, ask(_days(end, 1))
+    if before.cut:
+        return _as_said(before, 0)
     longest, most = 1, len(before.rows)
-    while days < LONGEST_DAYS and not before.cut and len(before.rows) < MOST:
+    while days < LONGEST_DAYS and len(before.rows) < MOST:
         longer = ask(_days(end, 2 * days))
         if longer.cut:
-            break
+            return _as_said(longer, most)
         if 1 < len(longer.rows) <= 2 * len(before.rows):
             earlier = ask(_days(end - days * DAY, days))
             if len(longer.rows) < len(before.rows) + len(earlier.rows):
@@ -47,6 +49,12 @@ def find_limit(ask: Ask, today: date) -> Limit:
         if len(before.rows) > most:
             longest, most = days, len(before.rows)
     return _in_halves(ask, _days(end, longest), most)
+
+
+def _as_said(reply: Reply, seen: int) -> Limit:
+    """The limit of an archive that says when it has more, unless it is we who stopped."""
+    rows = len(reply.rows) if 1 < len(reply.rows) <= MOST else None
+    return Limit(rows=rows, seen=seen)
 
 
 def _in_halves(ask: Ask, question: Question, rows: int) -> Limit:

@@ -11,7 +11,7 @@ from typing import IO
 
 from pydicom.uid import UID
 from pynetdicom import AE, build_context, build_role, evt
-from pynetdicom.presentation import PresentationContext
+from pynetdicom.presentation import AllStoragePresentationContexts, PresentationContext
 
 from tomodex.errors import Suspended, Unavailable
 from tomodex.instance import SEGMENTATIONS
@@ -103,7 +103,7 @@ class Retriever:
                 return self._judged(sent, "C-GET")
             self._require_port()
             self._gets = False
-        return self._judged(self._move(study_uid, series_uid, shelf, classes), "C-MOVE")
+        return self._judged(self._move(study_uid, series_uid, shelf), "C-MOVE")
 
     def _judged(self, sent: Sent, way: str) -> Sent:
         """The same, unless the PACS refuses it as a whole."""
@@ -145,18 +145,16 @@ class Retriever:
 
     # --- C-MOVE ---------------------------------------------------------------------------------
 
-    def _move(
-        self, study_uid: str, series_uid: str, shelf: Shelf, classes: Collection[str]
-    ) -> Sent:
+    def _move(self, study_uid: str, series_uid: str, shelf: Shelf) -> Sent:
         watch = Watch(self._options)
-        with self._listening(shelf, classes, watch) as title, self._gate.passing():
+        with self._listening(shelf, watch) as title, self._gate.passing():
             with associated(self._peer, self._options, query_contexts(MOVE), watch=watch) as line:
                 sent = line.move(transfer_keys(study_uid, series_uid), title)
             _wait_until(lambda: len(shelf.files) >= sent.completed, STRAGGLERS_S)
             return sent
 
     @contextmanager
-    def _listening(self, shelf: Shelf, classes: Collection[str], watch: Watch) -> Iterator[str]:
+    def _listening(self, shelf: Shelf, watch: Watch) -> Iterator[str]:
         """Let the PACS send to a port of ours, by the AE title that this gives.
 
         A port belongs to one process and one series at a time, so that what arrives there is what
@@ -169,8 +167,9 @@ class Retriever:
             entity.acse_timeout = self._options.connect_s
             entity.network_timeout = entity.dimse_timeout = self._options.transfer_s
             entity.maximum_pdu_size = MAX_PDU
-            for sop_class in classes:
-                entity.add_supported_context(sop_class, list(_SYNTAXES))
+            # All that there are: of one that is refused, some archives say that all has failed.
+            for context in AllStoragePresentationContexts:
+                entity.add_supported_context(str(context.abstract_syntax), list(_SYNTAXES))
             handlers = [*watch.handlers(), (evt.EVT_C_STORE, shelf.take)]
             try:
                 entity.start_server(
