@@ -38,7 +38,7 @@ def read_members(
         yield Skipped(number + 1, "", "archive", str(broken))
 
 
-def found(
+def as_found(
     instance: Instance | None, member: int, name: str, size: int, folder: str
 ) -> Found | Skipped:
     """An instance in a file or member, or why there is none; `folder` tells series without UID."""

@@ -19,15 +19,15 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context, parent_process
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from tomodex.errors import TomodexError, Unavailable, Unsuitable
-from tomodex.instance import MEDIA_STORAGE_DIRECTORY, Instance, read_instance, read_instance_from
+from tomodex.instance import read_instance
 from tomodex.probe import Probe
 from tomodex.registry import path_of
-from tomodex.series import Listing, Series, derived_uids, series_from
+from tomodex.series import Listing, Series, series_from
 from tomodex.sources import Progress, Window
-from tomodex.sources.archive import extract, is_archive, members, reading
+from tomodex.sources.archive import extract, is_archive, members
 from tomodex.sources.catalogue import (
     Catalogue,
     File,
@@ -36,8 +36,8 @@ from tomodex.sources.catalogue import (
     Remembered,
     Skipped,
     named_errors,
-    pack,
 )
+from tomodex.sources.contents import as_found, as_it_is, read_members
 
 #: Files that a process reads before it hands over what it found.
 BATCH = 64
@@ -387,62 +387,17 @@ def _read(root: bytes, free_text: bool, file: File) -> _Read:
     if is_archive(path.name):
         return file, list(_read_archive(path, os.fsdecode(file.folder), free_text))
     try:
-        instance = read_instance(path, _as_it_is, free_text)
+        instance = read_instance(path, as_it_is, free_text)
     except Unsuitable as unsuitable:
         return file, [Skipped(-1, "", unsuitable.reason, unsuitable.sentence)]
     except Unavailable as unavailable:
         return file, [Skipped(-1, "", "unreadable", str(unavailable))]
-    return file, [_found(instance, -1, "", file.size, os.fsdecode(file.folder))]
+    return file, [as_found(instance, -1, "", file.size, os.fsdecode(file.folder))]
 
 
 def _read_archive(path: Path, folder: str, free_text: bool) -> Iterator[Found | Skipped]:
     """The instances in an archive, as far as it can be read."""
-    number = -1
     try:
-        for member in members(path):
-            number = member.number
-            # Its name may be anything; what is kept of it is shown to people and stored as text.
-            name = member.name.encode(errors="replace").decode()[-1024:]
-            if is_archive(name):
-                yield Skipped(number, name, "nested_archive", "an archive within an archive")
-                continue
-            try:
-                with reading(), member.open() as stream:
-                    instance = read_instance_from(stream, name, _as_it_is, free_text)
-            except Unsuitable as unsuitable:
-                yield Skipped(number, name, unsuitable.reason, unsuitable.sentence)
-                continue
-            inside = f"{folder}/{path.name}!{PurePosixPath(name).parent}"
-            yield _found(instance, number, name, member.size, inside)
-    except (Unsuitable, Unavailable) as broken:
-        yield Skipped(number + 1, "", "archive", str(broken))
-
-
-def _found(
-    instance: Instance | None, member: int, name: str, size: int, folder: str
-) -> Found | Skipped:
-    if instance is None:
-        return Skipped(member, name, "not_dicom", "")
-    if instance.sop_class == MEDIA_STORAGE_DIRECTORY:
-        return Skipped(member, name, "dicomdir", "its files are listed by themselves")
-    series_uid, study_uid = derived_uids(instance, folder.encode(errors="replace").decode())
-    shared, own = pack(instance)
-    return Found(
-        member=member,
-        name=name,
-        size=size,
-        series_uid=series_uid,
-        study_uid=study_uid,
-        patient=instance.patient,
-        sop_uid=instance.sop_uid,
-        sop_class=instance.sop_class,
-        references=instance.references,
-        referenced_sop_uids=instance.referenced_sop_uids,
-        shared=shared,
-        own=own,
-    )
-
-
-def _as_it_is(identifier: str) -> str:
-    """Identifiers stay what they are until the catalogue, which holds the key, replaces them."""
-    return identifier
+        yield from read_members(members(path), f"{folder}/{path.name}", free_text)
+    except Unavailable as unavailable:
+        yield Skipped(0, "", "archive", str(unavailable))

@@ -32,7 +32,7 @@ from tomodex.sources.catalogue import (
     Skipped,
     named_errors,
 )
-from tomodex.sources.contents import as_it_is, found, read_members
+from tomodex.sources.contents import as_found, as_it_is, read_members
 from tomodex.sources.gate import Gate
 from tomodex.sources.s3.bucket import Bucket, Gone, Object, S3Options
 from tomodex.sources.s3.stream import ObjectStream
@@ -204,7 +204,7 @@ class S3Source:
         elif not is_archive(one.key):
             stream = cast(BinaryIO, ObjectStream(self._bucket, one.key))
             instance = read_instance_from(stream, one.key, as_it_is, self._free_text)
-            yield found(instance, WHOLE, "", one.size, self._inside(one.key)[0])
+            yield as_found(instance, WHOLE, "", one.size, self._inside(one.key)[0])
         elif self._options.layout == "archives":
             yield self._first_of(one)
         else:
