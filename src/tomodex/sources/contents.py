@@ -31,7 +31,7 @@ def read_members(
             except Unsuitable as unsuitable:
                 yield Skipped(number, name, unsuitable.reason, unsuitable.sentence)
                 continue
-            yield found(
+            yield as_found(
                 instance, number, name, member.size, f"{inside}!{PurePosixPath(name).parent}"
             )
     except Unsuitable as broken:
