@@ -166,6 +166,16 @@ def test_weights_of_another_network_are_refused_when_loaded(small):
 
 
 @needs_torch
+def test_weights_that_were_just_converted_are_taken_as_those_that_were_kept(tmp_path):
+    folder, cache = write_model(tmp_path), tmp_path / "cache"
+    image = body(8, 12, 16)
+    first = load_engine(folder, cache=cache, device="torch-cpu").segment(image)
+    assert np.array_equal(
+        first, load_engine(folder, cache=cache, device="torch-cpu").segment(image)
+    )
+
+
+@needs_torch
 def test_provenance_says_what_may_change_labels(small):
     assert on_torch(small).description == {
         "runtime": "torch",

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -37,8 +39,8 @@ class TorchNetwork:
         smallest = (1, network.channels, *_coarsest(network))
         self.features(torch.zeros(smallest, device=device, dtype=kind))
         kernel, bias = last_layer(network, weights)
-        self._kernel = torch.from_numpy(kernel).to(device)
-        self._bias = torch.from_numpy(bias).to(device)
+        self._kernel = _tensor(kernel).to(device)
+        self._bias = _tensor(bias).to(device)
 
     def features(self, images: Tensor) -> Tensor:
         """(images, *patch, features) of normalised images (images, channels, *patch)."""
@@ -62,6 +64,11 @@ class TorchNetwork:
     def heads(self) -> int:
         """Labels with the background."""
         return self._network.heads
+
+
+def _tensor(values: npt.NDArray[np.float32]) -> Tensor:
+    """A copy: torch warns of memory that cannot be written, as a checkpoint's is."""
+    return torch.from_numpy(values.copy())
 
 
 def _coarsest(network: Architecture) -> Three:
@@ -123,7 +130,7 @@ class _Layers:
 
     def _kernel(self, name: str, shape: tuple[int, ...]) -> Tensor:
         if name not in self._tensors:
-            values = torch.from_numpy(take(self._weights, name, shape))
+            values = _tensor(take(self._weights, name, shape))
             self._tensors[name] = values.to(self._device, self._kind, memory_format=SIDE_BY_SIDE)
         return self._tensors[name]
 
@@ -131,13 +138,13 @@ class _Layers:
         if not self._network.conv_bias:
             return None
         if name not in self._tensors:
-            values = torch.from_numpy(take(self._weights, name, (features,)))
+            values = _tensor(take(self._weights, name, (features,)))
             self._tensors[name] = values.to(self._device, self._kind)
         return self._tensors[name]
 
     def _per_channel(self, name: str, features: int) -> Tensor:
         """(1, features, 1, 1, 1), in single precision."""
         if name not in self._tensors:
-            values = torch.from_numpy(take(self._weights, name, (features,)))
+            values = _tensor(take(self._weights, name, (features,)))
             self._tensors[name] = values.to(self._device).reshape(1, features, 1, 1, 1)
         return self._tensors[name]
