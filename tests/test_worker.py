@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from pickle import PicklingError
 from types import SimpleNamespace
 
 import pytest
@@ -349,6 +350,17 @@ def test_workers_that_were_ended_for_taking_too_much_did_not_start_in_vain():
         place.process = SimpleNamespace(exitcode=TOO_MUCH)
         worker._mourn(place, lambda name: 0)
     assert place.false_starts == 0
+
+
+def test_an_error_at_the_start_of_a_worker_is_told_as_it_is():
+    with pytest.raises((AttributeError, PicklingError), match="pickle"):
+        run_workers(
+            1,
+            lambda name, stop: None,
+            bury=lambda name: 0,
+            finished=lambda: False,
+            progress=lambda: None,
+        )
 
 
 def test_workers_that_cannot_start_are_not_started_for_ever(monkeypatch):

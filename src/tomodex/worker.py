@@ -415,8 +415,9 @@ def _start(place: _Place, name: str) -> None:
     place.name, place.starts = name, place.starts + 1
     place.scratch = tempfile.mkdtemp(prefix="tomodex-worker-")
     args = place.main, name, heard, place.scratch
-    place.process = context.Process(target=_be_worker, args=args, name=name)
-    place.process.start()
+    process = context.Process(target=_be_worker, args=args, name=name)
+    process.start()
+    place.process = process
     place.started = time.monotonic()
     heard.close()
 
