@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -55,12 +57,10 @@ def main() -> None:
         with Receiver(root) as receiver:
             alone = push(receiver.port, options.slices, options.associations)
             before_s = receiver.cpu_s()
-            indexing = start_indexing(root)
-            beside = push(receiver.port, options.slices, options.associations)
+            with indexing(root) as running:
+                beside = push(receiver.port, options.slices, options.associations)
+                still = running.poll() is None
             cpu_s = receiver.cpu_s() - before_s
-            still = indexing.poll() is None
-            os.killpg(indexing.pid, signal.SIGKILL)
-            indexing.wait()
             summary = receiver.end()
     result = {
         "bench": "receive",
@@ -120,8 +120,9 @@ class Receiver:
         self._err.close()
 
 
-def start_indexing(root: Path) -> subprocess.Popen[bytes]:
-    """Index phantoms in two workers, over and over, until it is killed."""
+@contextmanager
+def indexing(root: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Index phantoms in two workers, over and over, while the context lasts."""
     script = f"""
 import itertools, subprocess
 for turn in itertools.count():
@@ -129,7 +130,12 @@ for turn in itertools.count():
     command = {COMMAND!r} + ["--data", data, "index", {str(root / "phantoms")!r}, "--workers", "2"]
     subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 """
-    return subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+    running = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+    try:
+        yield running
+    finally:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
 
 
 def sync_cost_ms(root: Path, times: int = 50) -> tuple[float, float]:
