@@ -250,8 +250,8 @@ def test_settings_are_shown_with_their_origin(tomodex, monkeypatch):
     ("arguments", "says"),
     [
         (["index", "nowhere"], "nowhere is not a folder"),
-        (["index", "phantoms.zip"], "a folder, also with archives in it, or a URL"),
-        (["index", "ftp://pacs/x"], "no source for 'ftp://pacs/x'; known: folder"),
+        (["index", "phantoms.zip"], "a folder, also with archives in it, a URL, or"),
+        (["index", "ftp://pacs/x"], "no source for 'ftp://pacs/x'; known: "),
         (["index", ".", "--segmenter", "magic:"], "no segmenter for 'magic:'"),
         (["index", ".", "--rules", "none.toml"], "none.toml"),
         (["--log-level", "loud", "status"], "log_level"),

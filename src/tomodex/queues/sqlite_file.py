@@ -155,13 +155,6 @@ create table tally (
     tasks     integer not null,
     primary key (status, lane, source_id)
 ) strict, without rowid;
--- A row for each that there can be, made with the source, as that makes counting cheaper.
-create trigger source_added after insert on source begin
-    insert into tally
-    select status.column1, lane.column1, new.id, 0
-    from (values (0), (1), (2), (3)) as lane,
-         (values ('ready'), ('in-progress'), ('completed'), ('rejected'), ('failed')) as status;
-end;
 insert into source (url) select distinct source from task;
 update task set source_id = (select id from source where url = task.source);
 alter table task drop column source;
@@ -169,19 +162,17 @@ alter table task drop column source;
 create index task_waiting on task (lane, source_id, study_date, id)
     where status = 'ready' and due_ms = 0;
 create index task_date on task (source_id, study_date);
-update tally set tasks = n
-    from (select status as s, lane as l, source_id as i, count(*) as n from task group by 1, 2, 3)
-    where status = s and lane = l and source_id = i;
+insert into tally select status, lane, source_id, count(*) from task group by 1, 2, 3;
 create trigger task_added after insert on task begin
-    update tally set tasks = tasks + 1
-        where status = new.status and lane = new.lane and source_id = new.source_id;
+    insert into tally values (new.status, new.lane, new.source_id, 1)
+        on conflict do update set tasks = tasks + 1;
 end;
 create trigger task_moved after update of status, lane, source_id on task
     when old.status <> new.status or old.lane <> new.lane or old.source_id <> new.source_id begin
     update tally set tasks = tasks - 1
         where status = old.status and lane = old.lane and source_id = old.source_id;
-    update tally set tasks = tasks + 1
-        where status = new.status and lane = new.lane and source_id = new.source_id;
+    insert into tally values (new.status, new.lane, new.source_id, 1)
+        on conflict do update set tasks = tasks + 1;
 end;
 create trigger task_removed after delete on task begin
     update tally set tasks = tasks - 1

@@ -76,18 +76,23 @@ select id from task indexed by task_waiting where status = 'ready' and due_ms = 
     and lane = tally.lane and source_id = tally.source_id
 """
 
-#: The next task of each lane and source that may be taken: as many as there are such pairs.
+#: The next task of each lane and source that may be taken, of so many pairs at most: a bucket whose
+#: objects were each put as a source of their own has millions.
+PAIRS = 500
 _HEADS = f"""
-select head.id from tally cross join task as head on head.id = iif(
-    exists (select 1 from newest_first
-            where newest_first.lane = tally.lane and newest_first.source_id = tally.source_id),
-    ({_OF_PAIR} order by study_date desc, id desc limit 1),
-    ({_OF_PAIR} order by study_date, id limit 1))
-where {_ALLOWED}
+select head.id from (
+    select lane, iif(
+        exists (select 1 from newest_first
+                where newest_first.lane = tally.lane and newest_first.source_id = tally.source_id),
+        ({_OF_PAIR} order by study_date desc, id desc limit 1),
+        ({_OF_PAIR} order by study_date, id limit 1)) as next
+    from tally where {_ALLOWED} and next is not null order by lane {{lanes}} limit {PAIRS})
+cross join task as head on head.id = next
+order by head.lane {{lanes}}, head.study_date, head.id limit 1
 """
 
-MOST_URGENT = f"{_HEADS} order by head.lane, head.study_date, head.id limit 1"
-LEAST_URGENT = f"{_HEADS} order by head.lane desc, head.study_date, head.id limit 1"
+MOST_URGENT = _HEADS.format(lanes="asc")
+LEAST_URGENT = _HEADS.format(lanes="desc")
 
 #: How many leases there were so far; also the newest token.
 COUNT_LEASE = "update counter set value = value + 1 where name = 'lease' returning value"
