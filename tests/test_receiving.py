@@ -31,6 +31,7 @@ from pynetdicom.sop_class import CTImageStorage, MRImageStorage, SegmentationSto
 from tests.contracts.queue import annotated
 from tests.phantoms import ct_dataset, write_ball_series
 from tests.pushing import EXPLICIT, IMPLICIT, associated, push, receiving, store, wait_for
+from tomodex.doctor import examine
 from tomodex.errors import Misconfigured, Unavailable
 from tomodex.instance import read_instance
 from tomodex.queues import Failed, Queue, Rejected, open_queue
@@ -517,6 +518,14 @@ def test_the_doctor_sees_how_much_lies_in_the_spool(desk, tmp_path):
     assert "1 series" in probe.sentence
     missing = open_source(f"spool://{tmp_path}/nowhere", pseudonymize=hidden, state=tmp_path)
     assert [probe.verdict for probe in missing.probe()] == ["wrong"]
+
+
+def test_the_doctor_looks_at_the_spool_where_there_is_one(tmp_path):
+    settings = load_settings(data=tmp_path / "data", receive={"spool": str(tmp_path / "spool")})
+    assert "spool" not in {finding.part for finding in examine(settings)}
+    Spool(tmp_path / "spool").close()
+    (found,) = [finding for finding in examine(settings) if finding.part == "spool"]
+    assert "0 series" in found.probe.sentence
 
 
 # --- the listener -------------------------------------------------------------------------------

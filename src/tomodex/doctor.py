@@ -22,6 +22,7 @@ from tomodex.errors import TomodexError, Unavailable
 from tomodex.locks import is_locked
 from tomodex.probe import Probe, probe_room
 from tomodex.queues import Queue
+from tomodex.receiving import spool_of, spool_url
 from tomodex.running import LOCK
 from tomodex.segmenters import open_segmenter
 from tomodex.selection import load_rules
@@ -77,6 +78,8 @@ def _parts(settings: Settings) -> Iterator[tuple[str, Look]]:
         yield f"segmenter {_scheme(url)}", partial(_look_at_segmenter, url)
     for name in sorted(settings.sources):
         yield f"source {name}", partial(_look_at_source, settings, name)
+    if spool_of(settings).is_dir():
+        yield "spool", partial(_look_at_source, settings, spool_url(settings))
     yield "sources", partial(_look_at_suspensions, settings)
 
 
