@@ -80,6 +80,10 @@ def test_what_vanished_is_withdrawn_once_it_is_confirmed(tomodex, file):
     code, out, _ = tomodex("discover", "pacs", "--may-vanish", "100", "--json")
     assert (code, json.loads(out)[0]["withdrawn"]) == (0, 8)
     assert json.loads(tomodex("status", "--json")[1])["lanes"] == {}
+    code, out, _ = tomodex("show", "1.1")
+    assert (code, "withdrawn" in out, "no longer in the archive" in out) == (0, True, True)
+    (entry,) = json.loads(tomodex("show", "1.1", "--json")[1])["audit"]
+    assert (entry["event"], entry["source"]) == ("withdrawn", f"test://{file}")
 
 
 def test_a_back_fill_is_planned_run_paused_and_resumed(tomodex, file, settings):

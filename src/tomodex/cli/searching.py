@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tomodex.cli.shared import Json, Limit, indexed_settings, print_json, print_out
 from tomodex.errors import BadQuery
+
+if TYPE_CHECKING:
+    from tomodex.queues import Audited
 
 
 def search(
@@ -51,6 +55,9 @@ def show(
 
     queue = wiring.queue_of(indexed_settings())
     result, states = queue.result(series), queue.states(series)
+    if not states and (audited := queue.audit(series)):
+        _show_gone(audited, as_json)
+        return
     if not states:
         raise BadQuery(f"no series {series} is known; `tomodex search` finds those that are")
     annotated = result.annotated if result else None
@@ -62,6 +69,17 @@ def show(
         )
     else:
         print_out(tables.states_table(states))
+
+
+def _show_gone(audited: Sequence[Audited], as_json: bool) -> None:
+    """What the audit has of a series that left the index."""
+    from tomodex import tables
+
+    if as_json:
+        print_json({"tasks": [], "annotated": None, "audit": audited})
+        return
+    rows = ((one.at, one.event, one.source, one.sentence) for one in audited)
+    print_out(tables.rows_table(("when", "what", "source", "because"), rows))
 
 
 def structures(
