@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import gzip
 import io
 import logging
@@ -20,6 +21,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from botocore.loaders import create_loader
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,6 +43,7 @@ from tomodex.errors import Misconfigured, Suspended, Unavailable, Unsuitable
 from tomodex.instance import read_instance
 from tomodex.series import Series
 from tomodex.sources import Window, open_source
+from tomodex.sources.s3 import bucket as bucket_module
 from tomodex.sources.s3 import source as source_module
 from tomodex.sources.s3.bucket import Bucket, Gone, Object, Piece
 from tomodex.sources.s3.source import S3Source
@@ -68,6 +71,7 @@ def store(moto: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The bucket is empty, and credentials lie where boto3 looks for them."""
     for name in KEYS:
         monkeypatch.setenv(name, "x")
+    bucket_module._session.cache_clear()
     for one in moto.list_objects_v2(Bucket="scans").get("Contents", []):
         moto.delete_object(Bucket="scans", Key=one["Key"])
     return moto
@@ -396,6 +400,31 @@ def test_one_archive_can_be_indexed_without_being_listed_first(store: Any, tmp_p
     series = Series(series_uid="1.2.1", study_uid="1.2", patient="p", modality="CT")
     assert len(source.retrieve(series, tmp_path / "into")) == 4
     assert source.describe("1.2.1").series.instance_count == 4
+
+
+def test_objects_of_a_store_that_fails_are_left_alone_together_and_leave_nothing(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    series = Series(series_uid="1.2.1", study_uid="1.2", patient="p", modality="CT")
+
+    def broken(*_: object, **__: object) -> None:
+        raise EndpointConnectionError(endpoint_url="x")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("botocore.client.BaseClient._make_api_call", broken)
+        for k in range(3):
+            with pytest.raises(Unavailable, match="cannot be reached"):
+                open_s3(tmp_path, f"s3://scans/{k}.zip").retrieve(series, tmp_path)
+    with pytest.raises(Suspended) as raised:
+        open_s3(tmp_path, "s3://scans/4.zip").retrieve(series, tmp_path)
+    assert raised.value.source == "s3://scans/4.zip"
+    del raised  # it holds the source
+    gc.collect()
+    assert list(scratch.iterdir()) == []
+    assert not list((tmp_path / "state").glob("s3-*"))
 
 
 def test_an_archive_gives_the_series_that_it_is_asked_for(store: Any, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -35,7 +36,7 @@ from botocore.exceptions import (
 )
 from pydantic import Field
 
-from tomodex.errors import Misconfigured, Unavailable
+from tomodex.errors import Misconfigured, Suspended, Unavailable
 from tomodex.options import Secret, without_query
 from tomodex.sources.gate import Gate, GateOptions
 from tomodex.sources.hosts import is_loopback
@@ -104,7 +105,6 @@ class Bucket:
         self._options = options
         self._gate = gate
         self._require_sense()
-        self._lock = threading.Lock()
         self._made: Any = None  # boto3 has no types
         # Read now, so that what is missing is told before anything is asked.
         self._credentials = {
@@ -229,6 +229,9 @@ class Bucket:
                 yield self._client()
         except _Refusal as refusal:
             raise refusal.outside_the_gate from refusal
+        except Suspended as suspended:
+            # By the name that tasks know it by: the gate may be that of all the bucket.
+            raise Suspended(str(suspended), source=self.url, until=suspended.until) from suspended
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:
@@ -247,8 +250,8 @@ class Bucket:
             raise Unavailable(f"{self.url} {self._plain(wrong)}") from wrong
 
     def _client(self) -> Any:
-        # Made when it is needed, and once: that takes 0.3 s. Threads may share it.
-        with self._lock:
+        # Made when it is needed, and once. Threads may share it, but not make two from one session.
+        with _one_at_a_time:
             if self._made is None:
                 self._made = self._make_client()
         return self._made
@@ -268,7 +271,7 @@ class Bucket:
             s3={"addressing_style": _style(options)},
         )
         try:
-            return boto3.session.Session().client(
+            return _session().client(
                 "s3",
                 endpoint_url=options.endpoint or None,
                 region_name=options.region or ("us-east-1" if options.endpoint else None),
@@ -315,6 +318,15 @@ class Bucket:
             return
         at = at if at.tzinfo else at.replace(tzinfo=UTC)
         self.clock_skew_s = abs((datetime.now(UTC) - at).total_seconds())
+
+
+_one_at_a_time = threading.Lock()
+
+
+@cache
+def _session() -> Any:
+    """What boto3 knows, of all buckets together: to load it takes 0.3 s."""
+    return boto3.session.Session()
 
 
 class _Refusal(Exception):

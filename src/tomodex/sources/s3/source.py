@@ -7,14 +7,17 @@ ETags: listed again, only new and changed objects are read.
 from __future__ import annotations
 
 import hashlib
+import shutil
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import BinaryIO, cast
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 from tomodex.errors import TomodexError, Unavailable, Unsuitable
 from tomodex.instance import SEGMENTATIONS, Instance, read_instance, read_instance_from
@@ -65,17 +68,28 @@ class S3Source:
     ) -> None:
         self.url = without_query(url)
         self._options = read_options(url, S3Options)
-        self._bucket = Bucket(url, self._options, Gate(self.url, state, self._options))
+        parts = urlsplit(self.url)
+        self._is_object = is_archive(parts.path)
+        # Objects may be sources of their own, millions of them: the store is one.
+        store = f"s3://{parts.netloc}" if self._is_object else self.url
+        self._bucket = Bucket(url, self._options, Gate(store, state, self._options))
         self._free_text = free_text
         self._settings = (
             f"layout={self._options.layout} free_text={free_text} "
             f"key={pseudonymize('tomodex catalogue')}"
         )
+        with named_errors():
+            self._catalogue = Catalogue(self._catalogue_file(state), Path("/"), pseudonymize)
+
+    def _catalogue_file(self, state: Path) -> Path:
+        """Where the catalogue is; that of a single object is not kept."""
+        if self._is_object:
+            folder = mkdtemp(prefix="tomodex-s3-")
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            return Path(folder, "catalogue.db")
         # Another endpoint may have a bucket of the same name.
         name = hashlib.blake2b(f"{self._options.endpoint} {self.url}".encode(), digest_size=8)
-        file = state / f"s3-{name.hexdigest()}.db"
-        with named_errors():
-            self._catalogue = Catalogue(file, Path("/"), pseudonymize)
+        return state / f"s3-{name.hexdigest()}.db"
 
     # --- Source ---------------------------------------------------------------------------------
 
@@ -238,8 +252,8 @@ class S3Source:
 
     def _known(self, series_uid: str) -> list[Remembered]:
         remembered = self._catalogue.instances(series_uid)
-        if not remembered and is_archive(self._bucket.prefix):
-            # The URL is that of one object, so that looking at it costs no more than asking.
+        if not remembered and self._is_object:
+            # Looking at all there is costs no more than asking for it.
             with self._catalogue.alone():
                 self._look(_silent)
             remembered = self._catalogue.instances(series_uid)
