@@ -34,7 +34,7 @@ from tests.pushing import EXPLICIT, IMPLICIT, associated, push, receiving, store
 from tomodex.doctor import examine
 from tomodex.errors import Misconfigured, Unavailable
 from tomodex.instance import read_instance
-from tomodex.queues import Failed, Queue, Rejected, open_queue
+from tomodex.queues import Failed, NewTask, Queue, Rejected, open_queue
 from tomodex.receiving import require_guard, wire
 from tomodex.receiving.listener import Counts, Door, listening
 from tomodex.receiving.steward import Patience, Steward
@@ -490,15 +490,43 @@ def test_a_segmentation_stays_until_its_series_can_go(desk, tmp_path):
     assert desk.steward.remove_settled() == 2
 
 
-def test_a_series_is_put_again_where_the_queue_has_lost_it(desk, tmp_path):
+def test_a_series_is_put_again_where_the_queue_was_made_anew(desk, tmp_path):
     uid, files = slices(tmp_path / "ct")
     desk.keep(uid, files)
     desk.wait(61)
-    desk.queue.withdraw(uid)
+    desk.queue.close()
+    for file in tmp_path.glob("tomodex.db*"):
+        file.unlink()
+    desk.queue = open_queue(f"sqlite://{tmp_path}/tomodex.db")
+    desk.restart()
     desk.later_s += 10_000
     assert desk.steward.remove_settled() == 0
     desk.wait(1)
     assert desk.status(uid) == "ready"
+
+
+def test_a_series_that_was_withdrawn_leaves_the_spool_and_does_not_come_back(desk, tmp_path):
+    uid, files = slices(tmp_path / "ct")
+    desk.keep(uid, files)
+    desk.wait(61)
+    desk.settle()
+    desk.queue.withdraw(uid)
+    assert desk.steward.remove_settled() == 1
+    desk.wait(1)
+    assert desk.status(uid) == ""
+
+
+def test_a_series_that_lies_in_the_spool_too_is_withdrawn_where_the_archive_loses_it(
+    desk, tmp_path
+):
+    uid, files = slices(tmp_path / "ct")
+    desk.keep(uid, files)
+    desk.wait(61)
+    (state,) = desk.queue.states(uid)
+    desk.queue.put([NewTask(series=state.series, source=Archive.url)])
+    desk.settle()
+    assert desk.queue.withdraw(uid, Archive.url, "no longer in the archive")
+    assert desk.status(uid) == ""
 
 
 def test_a_spool_is_not_listed_as_what_has_left_it_would_count_as_deleted(desk):

@@ -189,11 +189,15 @@ order by sequence desc limit :limit
 
 NOT_THERE = "delete from elsewhere where series_uid = :series_uid and source_id = :source_id"
 
-#: Another source that has the series, or has it already taken over.
+#: Another source that has the series, or has it already taken over. A spool is none: it holds what
+#: others push for some hours.
 OTHER_SOURCE = """
-select source_id from elsewhere where series_uid = :series_uid
-union all
-select source_id from task where series_uid = :series_uid and source_id <> :source_id
+select source_id from (
+    select source_id from elsewhere where series_uid = :series_uid
+    union all
+    select source_id from task where series_uid = :series_uid and source_id <> :source_id
+) join source on source.id = source_id
+where source.url not like 'spool:%'
 limit 1
 """
 

@@ -229,15 +229,21 @@ class Steward:
     def _is_settled(self, folder: Folder) -> bool:
         uid = folder.series_uid
         state = self._state(uid)
-        if state is None:  # the queue was made anew, or the series withdrawn
-            self._spool.forget(uid)
-            self._looked.pop(uid, None)
-            return False
+        if state is None:
+            return self._is_withdrawn(uid)
         since_s = self._now() - datetime.fromisoformat(state.updated).timestamp()
         if state.status not in SETTLED or since_s < self._patience.keep_s:
             return False
         look = self._spool.look_at(uid) or NEVER
         return {digest(file.stem) for file in self._spool.files(uid)} <= look.instances
+
+    def _is_withdrawn(self, uid: str) -> bool:
+        """Whether the archive lost it; else the queue was made anew, and it is put again."""
+        if any(audited.event == "withdrawn" for audited in self._queue.audit(uid, 1)):
+            return True
+        self._spool.forget(uid)
+        self._looked.pop(uid, None)
+        return False
 
     def _state(self, series_uid: str) -> TaskState | None:
         states = self._queue.states(series_uid)
