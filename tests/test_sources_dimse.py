@@ -32,6 +32,7 @@ from pydicom.uid import (
 )
 from pynetdicom import evt
 from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
 
 from tests.contracts.source import SourceContract, by_uid
 from tests.pacs import FIND, VERIFICATION, HeldSeries, HeldStudy, Pacs, held_study, hospital
@@ -686,13 +687,21 @@ def test_no_answer_is_taken_away_while_a_request_is_sent(
 
     def slowly(self: Association, paused: bool) -> None:
         if not paused:  # pynetdicom's thread has passed the checkpoint, and is held up there
-            time.sleep(0.05)
+            time.sleep(0.02)
         held[id(self)] = paused
+
+    def late(self: DIMSEServiceProvider, block: bool = False) -> object:
+        if block:  # answers pile up
+            time.sleep(0.05)
+        return get_msg(self, block)
+
+    get_msg = DIMSEServiceProvider.get_msg
+    monkeypatch.setattr(DIMSEServiceProvider, "get_msg", late)
 
     paused = property(lambda self: held.get(id(self), False), slowly)
     monkeypatch.setattr(Association, "_is_paused", paused, raising=False)
-    pacs = Pacs([study(f"1.{k}", "20260601") for k in range(20)])
-    assert len(found(pacs, tmp_path, "simultaneous=1&answer_limit=500")) == 20
+    pacs = Pacs([study(f"1.{k}", "20260601") for k in range(4)])
+    assert len(found(pacs, tmp_path, "simultaneous=1&answer_limit=500")) == 4
 
 
 def test_a_refusal_names_its_status(tmp_path: Path) -> None:
