@@ -288,14 +288,23 @@ def test_an_engine_that_ran_full_labels_the_next_image(small):
 
 
 @needs_torch
-def test_a_gpu_that_fails_stops_the_worker_and_not_the_series(small):
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("AcceleratorError", "an illegal memory access was encountered"),
+        ("RuntimeError", "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+    ],
+)
+def test_a_gpu_that_fails_stops_the_worker_and_not_the_series(small, kind, said):
     runtime = on_torch(small)
 
     def fail(images):
-        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nmore")
+        raise {"RuntimeError": RuntimeError, "AcceleratorError": torch.AcceleratorError}[kind](
+            f"{said}\nand more"
+        )
 
     runtime._network.features = fail
-    with pytest.raises(Misconfigured, match=r"the GPU failed .* illegal memory access") as stopped:
+    with pytest.raises(Misconfigured, match=f"the GPU failed .*{said}") as stopped:
         predict(runtime, small.model, body(8, 8, 8), step=0.8)
     assert "more" not in str(stopped.value)
 
