@@ -24,8 +24,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.tag import Tag
 from pydicom.uid import (
+    MPEG2MPML,
     ComputedRadiographyImageStorage,
     JPEG2000Lossless,
     SegmentationStorage,
@@ -460,9 +462,7 @@ def test_compressed_instances_stay_compressed(tmp_path: Path) -> None:
     instances = study_of_five()
     for instance in instances:
         instance.file_meta.TransferSyntaxUID = JPEG2000Lossless
-        instance.PixelData = (
-            b"\xfe\xff\x00\xe0\0\0\0\0\xfe\xff\x00\xe0\x02\0\0\0ab\xfe\xff\xdd\xe0\0\0\0\0"
-        )
+        instance.PixelData = encapsulate([b"ab"])
         instance["PixelData"].VR = "OB"
         instance["PixelData"].is_undefined_length = True
     with Pacs([held_study(instances)]).running() as pacs:
@@ -529,6 +529,26 @@ def test_half_a_series_is_unavailable_and_says_both_numbers(tmp_path: Path) -> N
         pytest.raises(Unavailable, match=r"sent 3 of the 5 instances of series 1\.2\.1"),
     ):
         retrieved(open_pacs(pacs, tmp_path), tmp_path)
+
+
+def test_an_instance_in_a_syntax_that_nobody_decodes_is_missed(tmp_path: Path) -> None:
+    instances = study_of_five()
+    instances[3].file_meta.TransferSyntaxUID = MPEG2MPML
+    instances[3].PixelData = encapsulate([b"ab"])
+    instances[3]["PixelData"].VR = "OB"
+    with Pacs([held_study(instances)]).running() as pacs:
+        source = open_pacs(pacs, tmp_path)
+        with pytest.raises(Unavailable, match=r"sent 4 of the 5 instances .* 1 failed there"):
+            retrieved(source, tmp_path)
+
+
+def test_answers_that_name_nothing_are_counted(tmp_path: Path) -> None:
+    nameless = HeldSeries(uid="", modality="CT", count=1)
+    whole = study("1.1", "20260601")
+    with Pacs([replace(whole, series=(*whole.series, nameless))]).running() as pacs:
+        source = open_pacs(pacs, tmp_path)
+        assert len(list(source.find())) == 1
+        assert source.skipped() == {"makes no sense": 1}
 
 
 def test_instances_of_other_classes_are_asked_for_in_a_second_try(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ class DimseSource:
 
     def skipped(self) -> Mapping[str, int]:
         """How many answers of the last `find` named no series, or one that makes no sense."""
-        return dict(self._skipped)
+        return dict(+self._skipped)
 
     def probe(self) -> Iterator[Probe]:
         """Look whether the PACS can be reached and asked, and how much it answers."""
