@@ -9,6 +9,7 @@ from rich.table import Table
 from tomodex import demo
 from tomodex.phantom import Truth
 from tomodex.settings import Settings
+from tomodex.wiring import queue_of
 
 
 def read_truth(path):
@@ -32,6 +33,19 @@ def test_every_answer_is_what_is_known_of_the_phantoms(ran):
     text = "\n".join(line for line in report.lines if isinstance(line, str))
     assert text.count("(as known)") == len(demo.QUESTIONS) == 3
     assert any(isinstance(line, Table) for line in report.lines)
+
+
+def test_every_structure_is_found_by_the_phantom_model_and_none_read_from_a_stored_object(ran):
+    folder, settings, _ = ran
+    wanted = [t for t in map(read_truth, folder.rglob("truth.json")) if t.verdict == "wanted"]
+    assert len(wanted) == 11
+    for truth in wanted:
+        result = queue_of(settings).result(truth.series_uid).annotated
+        assert result.provenance.algorithm.name == "Tomodex phantom model"
+        assert result.provenance.algorithm.segmentation_uids == ()
+        found = {annotation.structure for annotation in result.annotations}
+        large = {name for name, one in truth.structures.items() if one.volume_ml > 5}
+        assert large <= found
 
 
 def test_a_wrong_answer_would_be_noticed(ran):

@@ -167,14 +167,17 @@ def _by_structure(scans: Sequence[Evaluated]) -> list[str]:
 def training(model: Path) -> str:
     """How the model was trained, from the file that training left, in Markdown."""
     told = json.loads((model / "training.json").read_text())
-    curve = told["loss"][:: max(1, len(told["loss"]) // 8)] + told["loss"][-1:]
-    losses = "; ".join(f"{loss:.3f} by step {step}" for step, loss in dict(curve).items())
     first, last = told["body_seeds"]
-    return (
-        f"Trained on {told['scans']} scans of one body each (body seeds {first} to {last}), "
-        f"{told['steps']} steps in {told['minutes']} minutes. Mean loss of the last 100 steps: "
-        f"{losses}."
-    )
+    lines = [f"{told['scans']} scans of one body each, body seeds {first} to {last}."]
+    for run in told["runs"]:
+        curve = dict(run["loss"])
+        some = sorted({*list(curve)[:: max(1, len(curve) // 6)], max(curve)})
+        losses = ", ".join(f"{curve[step]:.2f} at {step}" for step in some)
+        lines.append(
+            f"{run['steps']} steps in {run['minutes']:.0f} minutes, learning rate up to "
+            f"{run['learning_rate']}, seed {run['seed']}. Mean loss of 100 steps: {losses}."
+        )
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def write_page(page: Path, text: str) -> None:

@@ -49,6 +49,9 @@ WINDOW = {"mean": 30.0, "std": 120.0, "percentile_00_5": -350.0, "percentile_99_
 SAMPLE = 40_000
 #: Share of the loss of each stage, finest first.
 STAGE_WEIGHTS = (1.0, 0.4, 0.2)
+#: So much of the training goes without the finest stage, which takes half of the time: what lies
+#: where is learned twice as fast without it.
+COARSE = 0.4
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 2e-3, 1e-4, 100
 #: Weights are averaged over about this many steps.
 AVERAGED = 200
@@ -133,11 +136,11 @@ def write_model(
         json.dumps(dataset(structures, history["scans"]), indent=1)
     )
     (folder / "training.json").write_text(json.dumps(history, indent=1))
-    # nnU-Net's networks list their encoder and every block a second time.
+    halves: dict[int, Tensor] = {}
+    # nnU-Net's networks list most tensors under several names; each is stored once.
     weights = {
-        name: tensor.half()
+        name: halves.setdefault(tensor.data_ptr(), tensor.half())
         for name, tensor in network.state_dict().items()
-        if not name.startswith("decoder.encoder.") and ".all_modules." not in name
     }
     content = {
         "network_weights": weights,
@@ -241,8 +244,13 @@ def _cut(image: Image, labels: Labels, dice: np.random.Generator) -> Patch:
 # --- the loss -------------------------------------------------------------------------------------
 
 
-def stage_loss(features: Tensor, head: nn.Conv3d, labels: Labels, sample: int, dice: Any) -> Tensor:
-    """Cross entropy and soft Dice of `sample` voxels of one stage."""
+def stage_loss(
+    features: Tensor, head: nn.Conv3d, labels: Labels, sample: int, fair: float, dice: Any
+) -> Tensor:
+    """Cross entropy and soft Dice of `sample` voxels of one stage.
+
+    `fair` says how entropy counts voxels: 1 as often as there are such, 0 small structures more.
+    """
     flat = labels.ravel()
     places, weights = _sample(flat, sample, dice)
     truth = torch.from_numpy(flat[places].astype(np.int64))
@@ -250,8 +258,15 @@ def stage_loss(features: Tensor, head: nn.Conv3d, labels: Labels, sample: int, d
     seen = features[0].flatten(1)[:, torch.from_numpy(places)].float().t()
     logits = nn.functional.linear(seen, head.weight.flatten(1), head.bias)
     entropy = nn.functional.cross_entropy(logits, truth, reduction="none")
-    mild = weight.sqrt()
-    return (entropy * mild).sum() / mild.sum() + _dice_loss(logits.softmax(1), truth, weight)
+    counted = weight**fair * _boost(truth)
+    return (entropy * counted).sum() / counted.sum() + _dice_loss(logits.softmax(1), truth, weight)
+
+
+def _boost(truth: Tensor) -> Tensor:
+    """More for the voxels of what has too few for an equal share, up to ten times as much."""
+    counts = torch.bincount(truth)
+    equal = len(truth) / 2 / (counts > 0).sum()
+    return (equal / counts[truth]).clamp(1, 10)
 
 
 def _sample(flat: Labels, sample: int, dice: Any) -> tuple[Any, Any]:
@@ -286,24 +301,37 @@ def _dice_loss(shares: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
 # --- training -------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """How long to learn and how fast: until the minutes are over or so many steps are done."""
+
+    minutes: float
+    steps: int
+    rate: float  #: of learning, at its highest
+    seed: int
+    begin: float  #: how much counts as over at the beginning, for going on with a trained model
+
+
 class Learner:
     """A network, its average over the last steps, and what it learns with."""
 
-    def __init__(self, network: PlainConvUNet, rate: float, seed: int) -> None:
+    def __init__(self, network: PlainConvUNet, course: Course) -> None:
         self.network = network
         self.average = deepcopy(network).eval()
         self.steps = 0
-        self._rate = rate
-        self._dice = np.random.default_rng([seed, 2])
+        self._rate = course.rate
+        self._dice = np.random.default_rng([course.seed, 2])
         self._heads = list(network.decoder.seg_layers)
-        self._optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=WEIGHT_DECAY)
+        self._optimizer = torch.optim.AdamW(
+            network.parameters(), course.rate, weight_decay=WEIGHT_DECAY
+        )
 
     def step(self, patch: Patch, done: float) -> float:
         """Learn from one patch; `done` is how much of the training is over, 0 to 1."""
         self._optimizer.param_groups[0]["lr"] = (
             self._rate * min(1.0, (self.steps + 1) / WARM_UP) * (0.5 + 0.5 * cos(pi * done))
         )
-        loss = self._loss(patch)
+        loss = self._loss(patch, done)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
@@ -312,18 +340,25 @@ class Learner:
         self._follow()
         return float(loss.detach())
 
-    def _loss(self, patch: Patch) -> Tensor:
+    def _loss(self, patch: Patch, done: float) -> Tensor:
+        finest = 1 if done < COARSE else 0
         with torch.autocast("cpu", torch.bfloat16):
-            stages = decode(self.network, torch.from_numpy(patch.image)[None, None])
+            stages = decode(self.network, torch.from_numpy(patch.image)[None, None], finest)
         total = torch.zeros(())
-        for depth, share in enumerate(STAGE_WEIGHTS):
+        for depth, share in list(enumerate(STAGE_WEIGHTS))[finest:]:
             labels = patch.labels[:: 2**depth, :: 2**depth, :: 2**depth]
-            sample = SAMPLE // 3**depth
+            sample = SAMPLE // 2**depth
             head = self._heads[-1 - depth]
             total = total + share * stage_loss(
-                stages[depth], head, np.ascontiguousarray(labels), sample, self._dice
+                stages[depth - finest],
+                head,
+                np.ascontiguousarray(labels),
+                sample,
+                # Small structures must be learned first; how large each is, comes after.
+                max(0.0, 2 * done - 1),
+                self._dice,
             )
-        return total / sum(STAGE_WEIGHTS)
+        return total / sum(STAGE_WEIGHTS[finest:])
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -333,62 +368,93 @@ class Learner:
             mean.lerp_(now, pace)
 
 
-def decode(network: PlainConvUNet, image: Tensor) -> list[Tensor]:
-    """What each stage of the decoder sees, finest first, before the heads."""
+def decode(network: PlainConvUNet, image: Tensor, finest: int) -> list[Tensor]:
+    """What each stage of the decoder down to the `finest` sees, finest first, before the heads."""
     seen = network.encoder(image)
     node, stages = seen[-1], []
     decoder = network.decoder
-    for k, (enlarge, convs) in enumerate(zip(decoder.transpconvs, decoder.stages, strict=True)):
+    parts = list(zip(decoder.transpconvs, decoder.stages, strict=True))
+    for k, (enlarge, convs) in enumerate(parts[: len(parts) - finest]):
         node = convs(torch.cat((enlarge(node), seen[-2 - k]), 1))
         stages.append(node)
     return stages[::-1]
 
 
-def train(scans: Path, folder: Path, *, minutes: float, steps: int, rate: float, seed: int,
-          start: Path | None) -> None:  # fmt: skip
-    """Until the time is over or so many steps are done; the model is written every five minutes."""
-    torch.manual_seed(seed)
+class Log:
+    """How a model came to be."""
+
+    def __init__(self, course: Course, earlier: Sequence[Mapping[str, Any]]) -> None:
+        self._course, self._earlier = course, earlier
+        self._begin = time.monotonic()
+        self._losses: list[float] = []
+        self._curve: list[tuple[int, float]] = []
+
+    @property
+    def done(self) -> float:
+        """How much of the training is over, from 0 to 1."""
+        course = self._course
+        done = max(self._minutes / course.minutes, len(self._losses) / course.steps)
+        return course.begin + (1 - course.begin) * done
+
+    @property
+    def _minutes(self) -> float:
+        return (time.monotonic() - self._begin) / 60
+
+    def add(self, loss: float) -> None:
+        """Of one step; every hundred are told."""
+        self._losses.append(loss)
+        if len(self._losses) % 100 == 0:
+            self._curve.append((len(self._losses), round(float(np.mean(self._losses[-100:])), 4)))
+            step, mean = self._curve[-1]
+            print(f"{self._minutes:.1f} min, step {step}: {mean}", flush=True)
+
+    def told(self, scans: Path) -> dict[str, Any]:
+        """What becomes `training.json`."""
+        seeds = sorted(int(path.stem) for path in scans.glob("*.npz"))
+        return {
+            "scans": len(seeds),
+            "body_seeds": [seeds[0], seeds[-1]],
+            "steps": len(self._losses) + sum(run["steps"] for run in self._earlier),
+            "runs": [
+                *self._earlier,
+                {
+                    "steps": len(self._losses),
+                    "minutes": round(self._minutes, 1),
+                    "learning_rate": self._course.rate,
+                    "seed": self._course.seed,
+                    "begin": self._course.begin,
+                    "loss": self._curve,
+                },
+            ],
+            "torch": torch.__version__,
+        }
+
+
+def train(scans: Path, folder: Path, course: Course, start: Path | None) -> None:
+    """Until the course is over; the model is written every five minutes."""
+    torch.manual_seed(course.seed)
     structures = json.loads((scans / "structures.json").read_text())
     network = make_network(len(structures))
-    if start:
-        weights = torch.load(start, weights_only=True)["network_weights"]
-        network.load_state_dict({n: tensor.float() for n, tensor in weights.items()}, strict=False)
-    learner = Learner(network, rate, seed)
-    begin = written = time.monotonic()
-    losses: list[float] = []
-    curve: list[tuple[int, float]] = []
-    for patch in draw_patches(scans, np.random.default_rng([seed, 1])):
-        done = max((time.monotonic() - begin) / (60 * minutes), learner.steps / steps)
-        if done >= 1:
+    log = Log(course, _take_over(network, start) if start else ())
+    learner = Learner(network, course)
+    written = time.monotonic()
+    for patch in draw_patches(scans, np.random.default_rng([course.seed, 1])):
+        if log.done >= 1:
             break
-        losses.append(learner.step(patch, done))
-        if learner.steps % 100 == 0:
-            curve.append((learner.steps, round(float(np.mean(losses[-100:])), 4)))
-            print(f"{time.monotonic() - begin:.0f} s, step {learner.steps}: {curve[-1][1]}",
-                  flush=True)  # fmt: skip
+        log.add(learner.step(patch, log.done))
         if time.monotonic() - written > 300:
             written = time.monotonic()
-            write_model(
-                folder, learner.average, structures, _history(scans, learner, begin, curve, seed)
-            )
-    write_model(folder, learner.average, structures, _history(scans, learner, begin, curve, seed))
+            write_model(folder, learner.average, structures, log.told(scans))
+    write_model(folder, learner.average, structures, log.told(scans))
 
 
-def _history(
-    scans: Path, learner: Learner, begin: float, curve: list[tuple[int, float]], seed: int
-) -> dict[str, Any]:
-    """How a model came to be."""
-    seeds = sorted(int(path.stem) for path in scans.glob("*.npz"))
-    return {
-        "scans": len(seeds),
-        "body_seeds": [seeds[0], seeds[-1]],
-        "steps": learner.steps,
-        "minutes": round((time.monotonic() - begin) / 60, 1),
-        "learning_rate": LEARNING_RATE,
-        "seed": seed,
-        "torch": torch.__version__,
-        "loss": curve,
-    }
+def _take_over(network: nn.Module, start: Path) -> Sequence[Mapping[str, Any]]:
+    """Begin with the weights of another model; return how that was trained."""
+    content = torch.load(start / "fold_0" / "checkpoint_final.pth", weights_only=True)
+    weights = {name: tensor.float() for name, tensor in content["network_weights"].items()}
+    network.load_state_dict(weights)
+    runs: Sequence[Mapping[str, Any]] = json.loads((start / "training.json").read_text())["runs"]
+    return runs
 
 
 def main() -> None:
@@ -400,10 +466,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10**9)
     parser.add_argument("--rate", type=float, default=LEARNING_RATE)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--start", type=Path, help="a checkpoint to go on from")
+    parser.add_argument("--begin", type=float, default=0.0, help="share that counts as over")
+    parser.add_argument("--start", type=Path, help="a model to go on from")
     given = parser.parse_args()
-    train(given.scans, given.model, minutes=given.minutes, steps=given.steps, rate=given.rate,
-          seed=given.seed, start=given.start)  # fmt: skip
+    course = Course(minutes=given.minutes, steps=given.steps, rate=given.rate, seed=given.seed,
+                    begin=given.begin)  # fmt: skip
+    train(given.scans, given.model, course, given.start)
 
 
 if __name__ == "__main__":

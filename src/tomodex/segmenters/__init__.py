@@ -4,6 +4,7 @@
     totalsegmentator:  TotalSegmentator's published models                 totalsegmentator/
     nnunet:            any other model that nnU-Net trained                totalsegmentator/
     reference:         the official TotalSegmentator package, to compare   reference/
+    phantom:           a small model that is shipped, for our phantoms     phantom/
     none:              nothing: the series is findable by its tags alone   none.py
 
 The scheme of a URL picks one of these; see `registry.py`.
@@ -24,6 +25,7 @@ ADAPTERS = {
     "totalsegmentator": "tomodex.segmenters.totalsegmentator:TotalSegmentator",
     "nnunet": "tomodex.segmenters.totalsegmentator:NnUNet",
     "reference": "tomodex.segmenters.reference:Reference",
+    "phantom": "tomodex.segmenters.phantom:PhantomSegmenter",
     "none": "tomodex.segmenters.none:NoSegmenter",
 }
 
