@@ -342,6 +342,21 @@ def test_an_answer_longer_than_any_before_is_asked_again_in_parts() -> None:
     assert len([row for rows in splitter.between(day, day) for row in rows]) == 150
 
 
+def test_an_archive_whose_studies_are_all_of_one_day_is_found_wholly() -> None:
+    studies = [study(f"1.{k}", "20260601", f"{k % 24:02}{k % 60:02}00") for k in range(700)]
+    pacs = Pacs(studies, limit=150)
+    assert Counter(listed(pacs)) == Counter(one.uid for one in studies)
+
+
+def test_a_limit_as_large_as_what_is_listened_to_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "MOST", 150)
+    monkeypatch.setattr(splitting, "MOST", 150)
+    pacs = Pacs(hospital(2_000, busiest=300), limit=150)
+    assert Counter(listed(pacs)) == Counter(one.uid for one in pacs.studies)
+
+
 def test_an_archive_without_limit_is_not_listened_to_for_ever(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

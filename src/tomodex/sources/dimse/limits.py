@@ -68,9 +68,10 @@ def _in_halves(ask: Ask, question: Question, rows: int) -> Limit:
             return Limit(rows=rows, seen=rows)
         if max(before, after) < rows:
             # Each half has some of them, and together they have all: so nothing was cut.
-            break
+            return Limit(rows=None, seen=rows)
         first, last = (first, middle) if before else (middle + DAY, last)
-    return Limit(rows=None, seen=rows)
+    # A single day has them all, so that nobody knows whether it has more.
+    return Limit(rows=None, seen=rows if rows >= MOST else 0)
 
 
 def _days(end: date, days: int) -> Question:

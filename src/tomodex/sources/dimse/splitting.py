@@ -227,7 +227,8 @@ class Splitter:
         return reply
 
     def _is_whole(self, reply: Reply) -> bool:
-        return not reply.cut and self._limit.allows(len(reply.rows))
+        rows = len(reply.rows)
+        return not reply.cut and rows < MOST and self._limit.allows(rows)
 
     def _too_many(self, question: Question, reply: Reply) -> str:
         if reply.why and not reply.rows:
