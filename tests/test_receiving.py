@@ -474,6 +474,24 @@ def test_a_segmentation_that_comes_later_has_its_series_indexed_anew(desk, tmp_p
     assert dcmread(found).SOPInstanceUID == seg.SOPInstanceUID
 
 
+def test_a_series_that_comes_again_without_its_segmentation_stays_as_it_is(desk, tmp_path):
+    uid, files = slices(tmp_path / "ct")
+    seg = segmentation_of(uid)
+    file = tmp_path / "seg.dcm"
+    seg.save_as(file, enforce_file_format=True)
+    desk.keep(seg.SeriesInstanceUID, [file])
+    desk.keep(uid, files)
+    desk.wait(61)
+    desk.wait(1)
+    desk.settle()
+    desk.later_s += 601
+    assert desk.steward.remove_settled() == 2
+    desk.keep(uid, files)
+    desk.wait(61)
+    (state,) = desk.queue.states(uid)
+    assert (state.status, state.series.segmentations) == ("completed", 1)
+
+
 def test_a_segmentation_stays_until_its_series_can_go(desk, tmp_path):
     uid, files = slices(tmp_path / "ct")
     seg = segmentation_of(uid)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from tomodex.discovery import task_of
 from tomodex.errors import Unavailable
-from tomodex.instance import Instance
 from tomodex.queues import Lane, NewTask, Queue, TaskState
 from tomodex.selection import Rules
 from tomodex.series import Listing
@@ -156,6 +155,7 @@ class Steward:
             self._looked[folder.series_uid] = folder.changed_ns
             self._asked.pop(folder, None)
             self._confirmed.discard(folder)
+        self._look_again(folder.series_uid for folder, _, _ in looked)
 
     def _look(self, folder: Folder) -> tuple[NewTask | None, Look]:
         """The task of a series, or None if it is nothing new; and what to remember of it."""
@@ -166,7 +166,7 @@ class Steward:
         if seen is None:
             log.error("not readable", extra={"series_uid": uid, "instances": len(here)})
             return None, replace(before, changed_ns=folder.changed_ns)
-        self._note_references(uid, seen.listing.instances)
+        self._spool.refer(uid, references_of(seen.listing.instances))
         if not self._is_news(folder, here, seen, before):
             return None, replace(before, changed_ns=folder.changed_ns)
         look = Look(
@@ -196,10 +196,9 @@ class Steward:
         bare = seen.content == before.content and seen.segmentations < before.segmentations
         return not (fewer or bare)
 
-    def _note_references(self, uid: str, instances: Sequence[Instance]) -> None:
-        """Have the series that a segmentation speaks of looked at again."""
-        if images := references_of(instances):
-            self._spool.refer(uid, images)
+    def _look_again(self, segmentations: Iterable[str]) -> None:
+        """Have the series that segmentations speak of looked at once more."""
+        for uid in segmentations:
             for image in self._spool.referred(uid):
                 self._spool.forget(image)
                 self._looked.pop(image, None)
