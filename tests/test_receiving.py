@@ -816,7 +816,9 @@ def test_with_tls_only_those_with_a_certificate_may_push(tmp_path):
     with receiver(tmp_path, **tls) as (port, _, counts):
         # Somebody who connects and says nothing must not hold up the others.
         with socket.create_connection(("127.0.0.1", port)):
+            begin = time.monotonic()
             assert push(port, [one_slice()], tls=(known, "localhost")) == [SUCCESS]
+            assert time.monotonic() - begin < wire.SILENCE_S / 2
         with associated(port, tls=(unknown, "localhost")) as association:
             assert not association.is_established
         with associated(port) as association:
