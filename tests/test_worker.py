@@ -345,7 +345,7 @@ def test_images_that_a_dead_worker_had_retrieved_are_removed(tmp_path):
 
 
 def test_workers_that_were_ended_for_taking_too_much_did_not_start_in_vain():
-    place = worker._Place()
+    place = worker._Place(never_starts)
     for _ in range(worker.FALSE_STARTS + 2):
         place.process = SimpleNamespace(exitcode=TOO_MUCH)
         worker._mourn(place, lambda name: 0)
