@@ -55,6 +55,9 @@ def nnUNet_predict_image(image, output, models, resample=None, OPTION_HERE=False
         predictor.predict_from_files("images", "results", save_probabilities=False,
                                      overwrite=True, num_processes_preprocessing=1, part_id=0)
     upright = nibabel.as_closest_canonical(image)
+    directions = upright.affine[:3, :3] / numpy.linalg.norm(upright.affine[:3, :3], axis=0)
+    if numpy.abs(directions - numpy.eye(3)).max() > 0.2:
+        raise RuntimeError("takes it for upright, which it is not")
     hu, zooms = numpy.asarray(upright.dataobj), numpy.array(upright.header.get_zooms())
     shape = numpy.maximum(1, numpy.round(hu.shape * (zooms / resample)).astype(int))
     if "other grid" in asked:
