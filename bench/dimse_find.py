@@ -1,7 +1,7 @@
 """How many series a second a PACS is listed with that answers at most 500 to one question.
 
 Prints one line of JSON. The PACS is an SCP of ours in a process of its own, with studies in memory
-as a hospital makes them: up to 3,000 a day, most of them on working days and at noon. Both sides
+as a hospital makes them: up to 300 a day, most of them on working days and at noon. Both sides
 are pynetdicom and share the cores, so that half of the time is the PACS's.
 """
 
@@ -28,8 +28,8 @@ from tomodex.sources import open_source
 def main() -> None:
     """List everything once, print what it took and whether each series was found once."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--series", type=int, default=5_000)
-    parser.add_argument("--busiest", type=int, default=3_000, help="studies of a day at most")
+    parser.add_argument("--series", type=int, default=3_000)
+    parser.add_argument("--busiest", type=int, default=300, help="studies of a day at most")
     parser.add_argument("--limit", type=int, default=500, help="answers to one question at most")
     parser.add_argument("--options", default="", help="of the URL, such as relational=yes")
     options = parser.parse_args()
