@@ -65,6 +65,14 @@ def test_a_series_that_is_no_phantom_is_refused(segmenter):
     assert refused.value.reason == "not_a_phantom"
 
 
+def test_a_volume_larger_than_any_phantom_is_refused_before_it_is_looked_at(segmenter):
+    hall = Volume(np.broadcast_to(np.int16(0), (100, 100, 100)), np.diag([80, 80, 80, 1.0]),
+                  is_phantom=True)  # fmt: skip
+    with pytest.raises(Unsuitable, match="512000 l") as refused:
+        segmenter.segment(hall, ())
+    assert refused.value.reason == "too_large"
+
+
 def test_a_series_that_is_no_phantom_ends_as_rejected_and_not_in_the_index(tmp_path):
     (tmp_path / "archive").mkdir()
     uid = write_ball_series(tmp_path / "archive")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from urllib.parse import quote, urlencode, urlunsplit
 
@@ -27,6 +28,8 @@ MODEL = Path(__file__).parent / "model"
 #: Pieces of fewer voxels are taken for noise, 6 of 5 mm are 0.75 ml; so are those that are smaller
 #: than this share of the structure's largest piece.
 LEAST_VOXELS, LEAST_SHARE = 6, 0.2
+#: No scan of a phantom is larger: 0.5 m x 0.5 m x 1.6 m. To tell pieces apart takes 0.9 GB at most.
+MAX_LITRES = 400
 
 _REFUSED = (
     "this series is no phantom of tomodex, and the phantom model knows no patients; "
@@ -65,6 +68,9 @@ class PhantomSegmenter:
         """
         if not volume.is_phantom:
             raise Unsuitable("not_a_phantom", _REFUSED)
+        litres = prod(volume.shape) * volume.voxel_volume_ml / 1000
+        if litres > MAX_LITRES:
+            raise Unsuitable("too_large", f"{litres:.0f} l, and no phantom takes {MAX_LITRES} l")
         found = self._model.segment(volume, stored)
         if found is None:
             return None
