@@ -2,6 +2,7 @@
 
     Unsuitable     leave this series out, say why, go on          -> task "rejected"
     Unavailable    try again later, nothing is wrong with it      -> task "ready" again
+    NotThere       the same, but the archive did answer: it has no such series
     Suspended      the same, and do not ask before a given time   -> task given back untried
     Misconfigured  tell the operator and stop                     -> exit code 2
     BadQuery       tell the person searching what to change       -> exit code 2, HTTP 400
@@ -38,6 +39,10 @@ class Suspended(Unavailable):
         super().__init__(sentence)
         self.source = source  #: its URL, without secrets
         self.until = until  #: with offset; asked again from then on
+
+
+class NotThere(Unavailable):
+    """The archive answered, and does not have what was asked for."""
 
 
 class Misconfigured(TomodexError):
