@@ -43,7 +43,7 @@ class Receive(BaseModel):
     reserve_gb: float = Field(default=2.0, ge=0)  #: of the spool's disk that are left free
     quiet_s: float = Field(default=60.0, gt=0)  #: without a new instance: the series is whole
     archive: str = ""  #: source to ask how many instances a series has; "": none
-    missing_s: float = Field(default=3600.0, gt=0)  #: the same as quiet_s where some are missing there
+    missing_s: float = Field(default=3600.0, gt=0)  #: the same where the archive has more
     keep_s: float = Field(default=3600.0, ge=0)  #: from a result to the removal from the spool
     lane: Literal["on-demand", "daily", "reindex", "backfill"] = "daily"
 
