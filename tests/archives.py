@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from tomodex.errors import Suspended, Unavailable
+from tomodex.errors import NotThere, Suspended, Unavailable
 from tomodex.options import without_query
 from tomodex.probe import Probe
 from tomodex.registry import path_of
@@ -42,7 +42,7 @@ class FileArchive:
     def describe(self, series_uid: str) -> Listing:
         held = json.loads(self._file.read_text())["series"]
         if series_uid not in held:
-            raise Unavailable(f"no series {series_uid}")
+            raise NotThere(f"no series {series_uid}")
         return listing_of(series_uid, held[series_uid])
 
     def skipped(self) -> Mapping[str, int]:

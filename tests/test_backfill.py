@@ -171,6 +171,21 @@ def test_planned_again_what_was_listed_is_not_listed_again(settings, file):
     assert sorted(asked(file)) == [f"2019-01-{n:02} 2019-01-{n:02}" for n in range(1, 11)]
 
 
+def test_a_plan_that_is_extended_leaves_no_day_out(settings, file):
+    """The last window of a plan may be short; extended, it begins on the same day."""
+    plan_backfill(settings, "pacs", FIRST, date(2019, 1, 5), days=4)
+    start(settings, None)
+    list_all(settings)
+    assert plan_backfill(settings, "pacs", FIRST, LAST, days=4)[1] == 2
+    list_all(settings)
+    assert sorted(asked(file)) == [
+        "2019-01-01 2019-01-04",
+        "2019-01-05 2019-01-05",
+        "2019-01-05 2019-01-08",
+        "2019-01-09 2019-01-10",
+    ]
+
+
 def test_a_folder_is_walked_once_for_all_its_years(tmp_path):
     for uid, day in (("1.1", "20020304"), ("1.2", "20190305"), ("1.3", "20260101"), ("1.4", "")):
         write(tmp_path / "archive" / uid, slice_of(uid, 0, StudyDate=day))

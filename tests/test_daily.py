@@ -58,9 +58,9 @@ def test_the_first_look_is_at_yesterday(settings, file):
 
 def test_what_was_missed_while_nothing_ran_is_made_up_for(settings, file, monkeypatch):
     list(discover_daily(settings, ["pacs"]))
-    monkeypatch.setattr(daily, "today", lambda: TODAY + timedelta(days=5))
+    monkeypatch.setattr(daily, "today", lambda: TODAY + timedelta(days=9))
     list(discover_daily(settings, ["pacs"]))
-    assert asked(file)[-1] == "2026-03-03 2026-03-08"
+    assert asked(file)[-1] == "2026-03-03 2026-03-12"
 
 
 def test_a_look_that_failed_is_made_up_for_and_holds_up_no_other(settings, file, tmp_path):
@@ -122,3 +122,18 @@ def test_options_that_workers_would_not_know_are_refused(settings, file):
     assert waiting(settings) == set()
     with pytest.raises(Misconfigured, match="no source is configured"):
         list(discover_daily(Settings(data=settings.data), []))
+
+
+def test_a_look_from_a_later_day_on_leaves_the_days_before_to_the_next(settings, file, monkeypatch):
+    list(discover_daily(settings, ["pacs"]))
+    monkeypatch.setattr(daily, "today", lambda: TODAY + timedelta(days=20))
+    list(discover_daily(settings, ["pacs"], since=TODAY + timedelta(days=15)))
+    list(discover_daily(settings, ["pacs"]))
+    assert asked(file)[-1] == "2026-03-03 2026-03-23"
+
+
+def test_a_daily_look_goes_back_as_far_as_is_set(settings, file, monkeypatch):
+    list(discover_daily(settings, ["pacs"]))
+    monkeypatch.setattr(daily, "today", lambda: TODAY + timedelta(days=1))
+    list(discover_daily(settings, ["pacs"]))
+    assert asked(file)[-1] == "2026-02-26 2026-03-04"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.test_selection import CAPTURE, of, overlaid, stack
 from tomodex import discovery
 from tomodex.discovery import Seen, discover
-from tomodex.errors import Misconfigured, Suspended, Unavailable
+from tomodex.errors import Misconfigured, NotThere, Suspended, Unavailable
 from tomodex.queues.sqlite import SqliteQueue
 from tomodex.selection import load_rules
 from tomodex.series import Listing, Series
@@ -39,7 +39,7 @@ class Archive:
         for listing in self.listings:
             if listing.series.series_uid == series_uid:
                 return listing
-        raise Unavailable(f"no series {series_uid}")
+        raise NotThere(f"no series {series_uid}")
 
 
 class Notebook:
@@ -305,6 +305,29 @@ def test_an_archive_that_is_left_alone_in_between_loses_nothing(many):
     with pytest.raises(Suspended):
         discover(archive, RULES, queue, window=DAY)
     assert len(uids_of(queue)) == 60
+
+
+@pytest.mark.parametrize("window", [DAY, None])
+def test_an_archive_that_does_not_say_whether_it_has_a_series_loses_nothing(many, window):
+    """Silence, and a PACS that cannot find a series without its study, prove nothing."""
+    queue = SqliteQueue("sqlite:")
+    discover(Archive(*many), RULES, queue)
+    archive = Archive(*many[4:])
+
+    def describe(series_uid):
+        raise Unavailable("it was silent for 120 s")
+
+    archive.describe = describe
+    assert discover(archive, RULES, queue, window=window).withdrawn == 0
+    assert len(uids_of(queue)) == 60
+
+
+def test_a_series_that_came_while_the_archive_was_listed_is_not_gone(many):
+    queue = SqliteQueue("sqlite:")
+    discover(Archive(*many), RULES, queue)
+    archive = Archive(*many[1:])
+    archive.describe = lambda series_uid: many[0]
+    assert discover(archive, RULES, queue).withdrawn == 0
 
 
 @given(st.sets(st.integers(0, 400)), st.sets(st.integers(0, 400)))

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 
-from tomodex.daily import Desk, desk_of, list_window, lists_by_day
-from tomodex.discovery import MAY_VANISH_PERCENT, Vanished
+from tomodex.daily import Desk, desk_of, list_window
+from tomodex.discovery import MAY_VANISH_PERCENT, Vanished, lists_by_day
 from tomodex.errors import BadQuery, Suspended, Unavailable
 from tomodex.locks import locked
 from tomodex.logbook import Days, FailedDay, Logbook, Plan, State, windows_of

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-from tomodex.discovery import MAY_VANISH_PERCENT, Discovery, discover
+from tomodex.discovery import MAY_VANISH_PERCENT, Discovery, discover, lists_by_day
 from tomodex.errors import Misconfigured, TomodexError, Unavailable
 from tomodex.queues import Lane, Queue
 from tomodex.selection import Rules, load_rules
@@ -53,21 +53,26 @@ def discover_daily(
 ) -> Iterator[Look]:
     """Look for what is new in each archive; one that does not answer holds up no other.
 
-    From `since`, else from the last day that was listed (which is listed again, as studies come
-    late), to yesterday; the first look is at yesterday alone. An archive whose days cannot be
-    listed one by one is listed whole.
+    From `since`, else from the last day that was listed, and so many days more as the settings say
+    (studies come late), to yesterday; the first look is at yesterday alone. An archive whose days
+    cannot be listed one by one is listed whole.
     """
     logbook = logbook_of(settings)
     day = today()
 
     def window_of(url: str) -> Window:
-        return daily_window(logbook.last_day(url), day, since)
+        return daily_window(logbook.last_day(url), day, since, settings.daily_look_back)
 
     for name in names or _all(settings):
         look = _look(settings, name, "daily", window_of, may_vanish_percent, progress)
-        if look.discovery is not None:
+        if look.discovery is not None and _follows(look.window, logbook.last_day(look.source)):
             logbook.remember_day(look.source, day - timedelta(days=1))
         yield look
+
+
+def _follows(window: Window | None, last_day: date | None) -> bool:
+    """Whether no day lies between what was listed before and a look from a later day on."""
+    return window is None or last_day is None or window.first <= last_day + timedelta(days=1)
 
 
 def discover_all(
@@ -84,10 +89,17 @@ def discover_all(
         yield _look(settings, name, "on-demand", lambda url: window, may_vanish_percent, progress)
 
 
-def daily_window(last_day: date | None, today: date, since: date | None) -> Window:
-    """The days of a daily look: those up to yesterday, as today's studies still come in."""
+def daily_window(
+    last_day: date | None, today: date, since: date | None, look_back: int = 1
+) -> Window:
+    """The days of a daily look: those up to yesterday, as today's studies still come in.
+
+    After the first look, `look_back` days at least: images of a day come in on later ones too.
+    """
     yesterday = today - timedelta(days=1)
-    return Window(first=min(since or last_day or yesterday, yesterday), last=yesterday)
+    if since is None and last_day is not None:
+        since = min(last_day, today - timedelta(days=look_back))
+    return Window(first=min(since or yesterday, yesterday), last=yesterday)
 
 
 def today() -> date:
@@ -128,11 +140,6 @@ def list_window(
         window=window,
         may_vanish_percent=may_vanish_percent,
     )
-
-
-def lists_by_day(source: Source) -> bool:
-    """Whether a window costs less than a look through the whole archive, as it does with a PACS."""
-    return bool(getattr(source, "lists_by_day", True))
 
 
 def _look(

@@ -19,7 +19,7 @@ from math import ceil
 import numpy as np
 
 from tomodex.annotation import AnnotatedSeries, Provenance
-from tomodex.errors import Misconfigured, Suspended, Unavailable
+from tomodex.errors import Misconfigured, NotThere, Suspended, Unavailable
 from tomodex.pipeline import software_versions
 from tomodex.queues import Lane, NewTask, Queue
 from tomodex.selection import Rules, select
@@ -187,9 +187,14 @@ def _gone(
             "If that is right (a disk that is not mounted looks like this), let them go with "
             f"--may-vanish {ceil(percent)}"
         )
-    if window is None:
-        return iter(missing)
-    return (uid for uid in missing if not _is_there(source, uid))
+    if window is None and not lists_by_day(source):
+        return iter(missing)  # a folder or bucket that was walked is all there is
+    return (uid for uid in missing if not _may_be_there(source, uid))
+
+
+def lists_by_day(source: Source) -> bool:
+    """Whether a window costs less than a look through the whole archive, as it does with a PACS."""
+    return bool(getattr(source, "lists_by_day", True))
 
 
 class _Counted:
@@ -205,12 +210,17 @@ class _Counted:
             yield uid
 
 
-def _is_there(source: Source, series_uid: str) -> bool:
-    """Whether the archive has a series after all: its study may have got another date."""
+def _may_be_there(source: Source, series_uid: str) -> bool:
+    """Whether the archive may have a series after all: its study may have got another date, or it
+    came while the archive was listed. Only its own word that it has none counts against it.
+    """
     try:
         source.describe(series_uid)
     except Suspended:
         raise
-    except Unavailable:
+    except NotThere:
         return False
+    except Unavailable as unavailable:
+        facts = {"series_uid": series_uid, "sentence": str(unavailable)}
+        log.warning("kept, as the archive does not say", extra=facts)
     return True

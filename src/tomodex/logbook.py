@@ -61,6 +61,12 @@ create index if not exists day_status on day (source, status, due_s);
 create index if not exists day_listed on day (listed_s) where status = 'listed';
 """
 
+EXTEND = """
+insert into day (source, first, last) values (?, ?, ?) on conflict (source, first) do update
+set last = excluded.last, status = 'planned', attempts = 0, due_s = 0
+where excluded.last > last
+"""
+
 #: The next day of a plan in its order, those that failed when their time has come.
 NEXT = """
 select first, last from day where source = :source
@@ -140,17 +146,19 @@ class Logbook:
     def plan(
         self, source: str, windows: Sequence[Window], order: Order, may_vanish_percent: float
     ) -> int:
-        """Make or extend a plan; return how many windows are new. What was listed stays so."""
+        """Make or extend a plan; return how many windows are new or longer than before.
+
+        What was listed stays so, but a window that ends later than it did is listed again.
+        """
         sql = """insert into plan (source, state, newest_first, may_vanish)
                  values (?, 'planned', ?, ?) on conflict (source) do update
                  set newest_first = excluded.newest_first, may_vanish = excluded.may_vanish"""
         rows = [(source, w.first.isoformat(), w.last.isoformat()) for w in windows]
         with self._writing() as db:
             db.execute(sql, (source, order == "newest first", may_vanish_percent))
-            (before,) = (db.execute("select count(*) from day where source = ?", (source,)).get,)
-            db.executemany("insert or ignore into day (source, first, last) values (?,?,?)", rows)
-            after = db.execute("select count(*) from day where source = ?", (source,)).get
-        return int(after) - int(before)
+            before = db.total_changes()
+            db.executemany(EXTEND, rows)
+            return db.total_changes() - before
 
     def plans(self) -> list[Plan]:
         """All of them, by source."""

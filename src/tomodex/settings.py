@@ -82,6 +82,12 @@ class Settings(BaseSettings):
         description="When `tomodex run` looks for new series: local times, or `every 4h`; empty: "
         "never.",
     )
+    daily_look_back: int = Field(
+        7,
+        ge=1,
+        le=366,
+        description="Days that a daily look goes back at least: images of a day may come in later.",
+    )
     lease_s: float = Field(
         300.0, gt=1, description="Seconds after which a silent worker's task is given to another."
     )
