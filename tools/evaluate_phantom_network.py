@@ -175,7 +175,7 @@ def training(model: Path) -> str:
         losses = ", ".join(f"{curve[step]:.2f} at {step}" for step in some)
         lines.append(
             f"{run['steps']} steps in {run['minutes']:.0f} minutes, learning rate up to "
-            f"{run['learning_rate']}, seed {run['seed']}. Mean loss of 100 steps: {losses}."
+            f"{run['learning_rate']}. Mean loss of 100 steps: {losses}."
         )
     return "\n".join(f"- {line}" for line in lines)
 
