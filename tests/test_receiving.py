@@ -11,7 +11,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
@@ -32,7 +32,7 @@ from tests.contracts.queue import annotated
 from tests.phantoms import ct_dataset, write_ball_series
 from tests.pushing import EXPLICIT, IMPLICIT, associated, push, receiving, store, wait_for
 from tomodex.doctor import examine
-from tomodex.errors import Misconfigured, Unavailable
+from tomodex.errors import Misconfigured, TomodexError, Unavailable
 from tomodex.instance import read_instance
 from tomodex.queues import Failed, NewTask, Queue, Rejected, open_queue
 from tomodex.receiving import require_guard, wire
@@ -211,11 +211,15 @@ class Archive:
 
     def __init__(self, count: int | None) -> None:
         self.count = count
-        self.answers = True
+        self.error: TomodexError | None = None
+        self.asked: list[str] = []
+        self.takes: Callable[[], object] = lambda: None
 
     def describe(self, series_uid: str) -> Listing:
-        if not self.answers:
-            raise Unavailable("pacs does not answer")
+        self.asked.append(series_uid)
+        self.takes()
+        if self.error is not None:
+            raise self.error
         series = Series(
             series_uid=series_uid,
             study_uid="1.2",
@@ -366,12 +370,84 @@ def test_a_series_whose_rest_never_comes_is_put_in_the_end(desk, tmp_path):
 def test_an_archive_that_does_not_answer_is_asked_again(desk, tmp_path):
     uid, files = slices(tmp_path / "ct")
     desk.archive = Archive(count=len(files))
-    desk.archive.answers = False
+    desk.archive.error = Unavailable("pacs does not answer")
     desk.restart()
     desk.keep(uid, files)
     assert desk.wait(61) == 0
-    desk.archive.answers = True
-    assert desk.wait(1) == 1
+    desk.archive.error = None
+    assert desk.wait(31) == 1
+
+
+def test_a_series_of_which_more_is_missing_is_asked_about_less_and_less_often(desk, tmp_path):
+    uid, files = slices(tmp_path / "ct")
+    desk.archive = Archive(count=len(files) + 1)
+    desk.restart()
+    desk.keep(uid, files)
+    desk.wait(61)
+    for _ in range(100):  # every second, as the receiver looks
+        desk.wait(1)
+    assert desk.archive.asked == [uid] * 3  # after 0, 30 and 90 s
+    while desk.status(uid) == "":
+        desk.wait(10)
+    assert len(desk.archive.asked) == 7  # and 210, 450, 930, 1890 s; put after an hour
+
+
+def test_a_series_of_which_more_came_is_asked_about_at_once(desk, tmp_path):
+    uid, files = slices(tmp_path / "ct")
+    desk.archive = Archive(count=len(files))
+    desk.restart()
+    desk.keep(uid, files[:-1])
+    for _ in range(20):
+        desk.wait(70)
+    assert desk.status(uid) == ""
+    desk.later_s = 0.0
+    desk.keep(uid, files[-1:])
+    assert desk.wait(61) == 1
+
+
+def test_an_archive_that_cannot_be_asked_leaves_series_to_their_quiet_time(desk, tmp_path, caplog):
+    desk.archive = Archive(count=None)
+    desk.archive.error = Misconfigured("the secret of pacs is not there")
+    desk.restart()
+    for name in ("one", "two"):
+        desk.keep(*slices(tmp_path / name))
+    assert desk.wait(61) == 2
+    said = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert [record.sentence for record in said] == ["the secret of pacs is not there"]
+
+
+def test_a_series_is_put_before_a_slow_archive_is_asked_about_others(desk, tmp_path):
+    old, new = slices(tmp_path / "old"), slices(tmp_path / "new")
+    desk.archive = Archive(count=1000)
+    desk.restart()
+    desk.keep(*old)
+    desk.later_s = 3590.0
+    desk.keep(*new)
+    for file in desk.spool.folder(new[0]), *desk.spool.files(new[0]):
+        os.utime(file, (time.time() + 3540, time.time() + 3540))
+    while_asked: list[str] = []
+    desk.archive.takes = lambda: while_asked.append(desk.status(old[0]))
+    assert desk.wait(20) == 1
+    assert while_asked == ["ready"]
+
+
+def test_a_slow_archive_is_asked_about_one_series_at_a_look(desk, tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("tomodex.receiving.inquiries.time.monotonic", lambda: clock[0])
+    desk.archive = Archive(count=1000)
+    desk.restart()
+    for name in ("one", "two", "three"):
+        desk.keep(*slices(tmp_path / name))
+
+    def slowly() -> None:
+        clock[0] += 30
+
+    desk.archive.takes = slowly
+    desk.wait(61)
+    assert len(desk.archive.asked) == 1
+    desk.wait(1)
+    desk.wait(1)
+    assert len(set(desk.archive.asked)) == len(desk.archive.asked) == 3
 
 
 def test_what_the_archive_says_nothing_of_counts_as_whole(desk, tmp_path):

@@ -1,7 +1,9 @@
 """`tomodex receive`: takes series that others push (C-STORE), and puts them into the queue.
 
 listener.py   takes instances, in a process of its own      wire.py  keeps strangers in bounds
-steward.py    puts whole series, removes indexed ones       both meet in the spool's folder alone
+steward.py    puts whole series, removes indexed ones       inquiries.py  asks the archive for more
+
+The two processes, of the listener and of the steward, meet in the spool's folder alone.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from tomodex.discovery import task_of
-from tomodex.errors import Unavailable
 from tomodex.queues import Lane, NewTask, Queue, TaskState
+from tomodex.receiving.inquiries import Inquiries
 from tomodex.selection import Rules
 from tomodex.series import Listing
 from tomodex.sources import Source
@@ -81,11 +81,13 @@ class Steward:
         self._patience = patience
         self._lane = lane
         self._configuration = configuration
-        self._archive = archive
         self._now = now
         self._looked = spool.looks()
-        self._asked: dict[Folder, str] = {}
-        self._confirmed: set[Folder] = set()  # whole, as the archive says
+        self._inquiries = (
+            Inquiries(archive, lambda uid: len(spool.files(uid)), patience.missing_s, now)
+            if archive is not None
+            else None
+        )
         self.tally = Tally()
 
     def open_series(self) -> int:
@@ -100,48 +102,44 @@ class Steward:
         Raises:
             Unavailable: the queue or the spool cannot be used now; the next call does it.
         """
-        whole = [folder for folder in self._spool.folders() if self._is_whole(folder)]
+        quiet = [folder for folder in self._spool.folders() if self._is_quiet(folder)]
+        surely = [folder for folder in quiet if self._is_surely_whole(folder)]
+        # First those that need no answer: they do not wait for one either.
+        self._put_all(surely)
+        if self._inquiries is None:
+            return len(surely)
+        known = set(surely)
+        asked = self._inquiries.whole(folder for folder in quiet if folder not in known)
+        self._put_all(asked)
+        return len(surely) + len(asked)
+
+    def _put_all(self, whole: Sequence[Folder]) -> None:
         for start in range(0, len(whole), BATCH):
             self._put(whole[start : start + BATCH])
-        return len(whole)
 
     def _is_new(self, folder: Folder) -> bool:
         return self._looked.get(folder.series_uid) != folder.changed_ns
 
-    def _is_whole(self, folder: Folder) -> bool:
-        """Whether nothing has come for a while, and the archive knows of nothing more."""
+    def _is_quiet(self, folder: Folder) -> bool:
+        """Whether it is to be put, and nothing has come for a while."""
         if not self._is_new(folder):
-            self._asked.pop(folder, None)
+            self._forget_inquiry(folder)
             return False
-        quiet_s = self._now() - folder.changed_ns / 1e9
-        if quiet_s < self._patience.quiet_s:
-            return False
-        return (
-            self._archive is None
-            or quiet_s >= self._patience.missing_s
-            or self._has_all(folder, self._archive)
-        )
+        return self._quiet_s(folder) >= self._patience.quiet_s
 
-    def _has_all(self, folder: Folder, archive: Source) -> bool:
-        """Whether the archive says so; not if it says nothing."""
-        uid = folder.series_uid
-        try:
-            expected = archive.describe(uid).series.instance_count
-        except Unavailable as unavailable:
-            self._say_once(folder, str(unavailable))
-            return False
-        here = len(self._spool.files(uid))
-        if expected is None or here >= expected:
-            if expected is not None:
-                self._confirmed.add(folder)
-            return True
-        self._say_once(folder, f"{here} of {expected} instances came")
-        return False
+    def _is_surely_whole(self, folder: Folder) -> bool:
+        """Whether it is put whatever an archive says."""
+        return self._inquiries is None or self._quiet_s(folder) >= self._patience.missing_s
 
-    def _say_once(self, folder: Folder, sentence: str) -> None:
-        if self._asked.get(folder) != sentence:
-            self._asked[folder] = sentence
-            log.info("not whole", extra={"series_uid": folder.series_uid, "sentence": sentence})
+    def _quiet_s(self, folder: Folder) -> float:
+        return self._now() - folder.changed_ns / 1e9
+
+    def _forget_inquiry(self, folder: Folder) -> None:
+        if self._inquiries is not None:
+            self._inquiries.forget(folder.series_uid)
+
+    def _is_confirmed(self, folder: Folder) -> bool:
+        return self._inquiries is not None and self._inquiries.confirmed(folder)
 
     def _put(self, folders: Sequence[Folder]) -> None:
         looked = [(folder, *self._look(folder)) for folder in folders]
@@ -153,8 +151,7 @@ class Steward:
         for folder, _, look in looked:
             self._spool.remember(folder.series_uid, look)
             self._looked[folder.series_uid] = folder.changed_ns
-            self._asked.pop(folder, None)
-            self._confirmed.discard(folder)
+            self._forget_inquiry(folder)
         self._look_again(folder.series_uid for folder, _, _ in looked)
 
     def _look(self, folder: Folder) -> tuple[NewTask | None, Look]:
@@ -185,7 +182,7 @@ class Steward:
         """Whether the queue has to hear of it: not where more was indexed, and is gone."""
         if not self._state(folder.series_uid):
             return True
-        fewer = not before.instances <= here and folder not in self._confirmed
+        fewer = not before.instances <= here and not self._is_confirmed(folder)
         if fewer and not here <= before.instances:
             known = len(before.instances | here)
             log.warning(
