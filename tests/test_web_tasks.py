@@ -6,21 +6,25 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx2 as httpx
 import pytest
+from anyio.to_thread import current_default_thread_limiter
 from starlette.testclient import TestClient
 
 from tests.contracts.queue import annotated, new
 from tests.phantoms import write_ball_series
 from tests.servers.ports import free_port
-from tomodex.errors import BadQuery, Misconfigured, Suspended, Unavailable
+from tomodex.errors import BadQuery, Misconfigured, NotThere, Suspended, Unavailable
 from tomodex.options import is_bare, without_query
 from tomodex.queues import Failed, Queue, open_queue
 from tomodex.settings import Settings, load_settings
@@ -28,7 +32,7 @@ from tomodex.web.app import make_app
 from tomodex.web.guard import Guard
 from tomodex.web.problems import Refused, refusal_of
 from tomodex.web.serving import require_guard
-from tomodex.web.tasks import MOST_BODY_BYTES
+from tomodex.web.tasks import MOST_ASKING, MOST_BODY_BYTES
 from tomodex.wiring import annotator_of, configured_url, source_of, task_source
 
 PACS = "dimse://TOMODEX@pacs.example:11112/PACS"
@@ -185,6 +189,74 @@ def test_a_series_of_which_only_its_uids_are_known_is_indexed_by_its_headers(
     assert found.image.shape == (20, 40, 50)
     assert found.series.modality == "CT"
     assert found.series.patient
+
+
+class Gate:
+    """A source whose gate lets nobody pass until it is opened, and has nothing then."""
+
+    def __init__(self) -> None:
+        self.waiting = threading.Semaphore(0)
+        self.opened = threading.Event()
+
+    def describe(self, series_uid: str) -> NoReturn:
+        self.waiting.release()
+        assert self.opened.wait(20)
+        raise NotThere(f"the archive has no series {series_uid}")
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    made = Gate()
+    monkeypatch.setattr("tomodex.web.tasks.source_of", lambda settings, url: made)
+    yield made
+    made.opened.set()
+
+
+def test_orders_that_wait_for_a_source_hold_up_nothing_else(settings, gate):
+    unknown = {"source": "pacs", "series_uid": SERIES}
+    with client_of(settings) as client, ThreadPoolExecutor(MOST_ASKING + 1) as clients:
+        with few_threads(client, 1):
+            waiting = [
+                clients.submit(client.post, "/v1/tasks", json=unknown) for _ in range(MOST_ASKING)
+            ]
+            for _ in waiting:
+                assert gate.waiting.acquire(timeout=10)
+            refused = clients.submit(client.post, "/v1/tasks", json=unknown).result(10)
+            known = clients.submit(client.post, "/v1/tasks", json=OURS).result(10)
+        gate.opened.set()
+        assert problem(refused)["status"] == HTTPStatus.SERVICE_UNAVAILABLE
+        assert refused.headers["retry-after"] == "30"
+        assert known.status_code == HTTPStatus.ACCEPTED
+        assert {answer.result().status_code for answer in waiting} == {HTTPStatus.NOT_FOUND}
+        assert client.post("/v1/tasks", json=unknown).status_code == HTTPStatus.NOT_FOUND
+
+
+@pytest.mark.parametrize("path", ["/v1/health", "/v1/version"])
+def test_whoever_watches_us_is_answered_when_no_thread_is_free(settings, path):
+    with client_of(settings) as client, ThreadPoolExecutor(1) as clients, few_threads(client, 0):
+        assert clients.submit(client.get, path).result(10).status_code == HTTPStatus.OK
+
+
+@contextmanager
+def few_threads(client: TestClient, most: int) -> Iterator[None]:
+    """Leave the routes only so many threads of the pool that they share."""
+
+    def limit(threads: int) -> None:
+        current_default_thread_limiter().total_tokens = threads
+
+    client.portal.call(limit, most)
+    try:
+        yield
+    finally:
+        client.portal.call(limit, 40)
+
+
+def test_a_source_that_does_not_have_a_series_is_no_outage(client, gate):
+    gate.opened.set()
+    missing = client.post("/v1/tasks", json={"source": "pacs", "series_uid": SERIES})
+    assert problem(missing)["type"] == "urn:tomodex:problem:not-there"
+    assert missing.status_code == HTTPStatus.NOT_FOUND
+    assert "retry-after" not in missing.headers
 
 
 # --- what is refused ----------------------------------------------------------------------------

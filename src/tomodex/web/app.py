@@ -7,6 +7,8 @@ import time
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -25,6 +27,9 @@ log = logging.getLogger(__name__)
 #: What a browser may call us where there is no token: else any web site could give its own name
 #: our address, and ask us through it (DNS rebinding).
 LOOPBACK_NAMES = ["localhost", "127.0.0.1", "[::1]"]
+
+#: Questions after our health that are answered at once.
+MOST_WATCHING = 2
 
 #: Security headers: answers are data, never pages that could run something.
 HEADERS = {
@@ -46,7 +51,7 @@ def make_app(settings: Settings) -> FastAPI:
     Raises:
         Misconfigured: the queue, the rules or the token cannot be used.
     """
-    queue = queue_of(settings)
+    queue, watching = queue_of(settings), CapacityLimiter(MOST_WATCHING)
     token = Secret(settings.serve.token).read() if settings.serve.token else ""
     app = FastAPI(
         title="Tomodex",
@@ -64,12 +69,13 @@ def make_app(settings: Settings) -> FastAPI:
     app.include_router(tasks_router(settings, queue, load_rules(settings.rules)))
 
     @app.get("/v1/health", tags=["server"], summary="Whether it lives and the queue answers")
-    def health() -> Health:
-        queue.count()
+    async def health() -> Health:
+        # On a thread of its own: whoever watches us is answered however many others wait.
+        await run_sync(queue.count, limiter=watching)
         return Health()
 
     @app.get("/v1/version", tags=["server"], summary="Versions of what runs")
-    def versions() -> dict[str, str]:
+    async def versions() -> dict[str, str]:
         return dict(software_versions())
 
     return app

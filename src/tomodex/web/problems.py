@@ -12,7 +12,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from tomodex.errors import BadQuery, Misconfigured, Suspended, Unavailable, Unsuitable
+from tomodex.errors import (
+    BadQuery,
+    Misconfigured,
+    NotThere,
+    Suspended,
+    Unavailable,
+    Unsuitable,
+)
 from tomodex.worker import describe
 
 log = logging.getLogger(__name__)
@@ -80,6 +87,8 @@ def refusal_of(error: Exception) -> Refused:
         case Suspended():
             seconds = (error.until - datetime.now(UTC)).total_seconds()
             return _later(error, max(1, round(seconds)))
+        case NotThere():
+            return Refused(HTTPStatus.NOT_FOUND, "not-there", str(error))
         case Unavailable():
             return _later(error, RETRY_S)
         case Unsuitable():

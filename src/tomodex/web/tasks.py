@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Literal
 
 import orjson
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -17,7 +20,7 @@ from tomodex.selection import Rules
 from tomodex.series import Series
 from tomodex.settings import Settings
 from tomodex.web.orders import AnyOrder, Order, PredecessorOrder, Uid, as_order
-from tomodex.web.problems import MEDIA_TYPE, Refused
+from tomodex.web.problems import MEDIA_TYPE, RETRY_S, Refused
 from tomodex.wiring import source_of
 
 #: A page of 10,000 of the predecessor's tasks has 2.5 MB.
@@ -26,6 +29,9 @@ MOST_ORDERS = 10_000
 
 #: Series of one request that the source is asked for at once.
 MOST_ASKED = 100
+
+#: Requests at once that ask sources, which may take long: others find threads free.
+MOST_ASKING = 4
 
 JSON, NDJSON = ("application/json", "application/x-ndjson")
 
@@ -110,19 +116,21 @@ _ORDERS = TypeAdapter(list[AnyOrder])
 def tasks_router(settings: Settings, queue: Queue, rules: Rules) -> APIRouter:
     """The routes, on this queue."""
     router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+    asking = Asking(MOST_ASKING)
 
     @router.post(
         "",
         status_code=HTTPStatus.ACCEPTED,
         response_model=Accepted,
-        responses={415: PROBLEM, 422: PROBLEM, 501: PROBLEM, 503: PROBLEM},
+        responses={404: PROBLEM, 415: PROBLEM, 422: PROBLEM, 501: PROBLEM, 503: PROBLEM},
         openapi_extra=BODY,
         summary="Order series to be indexed",
     )
     async def order(request: Request, response: Response) -> Accepted:
         """One order, a list, or one a line. A series that is known already is left as it is."""
         given = parse_orders(request.headers.get("content-type", ""), await request.body())
-        accepted = await run_in_threadpool(put_orders, settings, queue, rules, given)
+        put = partial(put_orders, settings, queue, rules, given)
+        accepted = await (asking.run(put) if must_ask(given) else run_in_threadpool(put))
         if len(accepted.tasks) == 1:
             response.headers["Location"] = f"/v1/tasks/{accepted.tasks[0].id}"
         return accepted
@@ -150,6 +158,39 @@ def tasks_router(settings: Settings, queue: Queue, rules: Rules) -> APIRouter:
         return Again(ready=queue.retry(status, reason))
 
     return router
+
+
+class Asking:
+    """Runs what asks sources, so much of it at once and no more; the rest is to come again."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._running = 0  # counted by the one thread of the event loop
+        self._threads = CapacityLimiter(most)
+
+    async def run(self, put: Callable[[], Accepted]) -> Accepted:
+        """Do it on a thread.
+
+        Raises:
+            Refused: as many as may are at it (503).
+        """
+        if self._running >= self._most:
+            raise Refused(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "unavailable",
+                f"{self._most} requests wait for sources already; with study_uid none is asked",
+                {"Retry-After": str(RETRY_S)},
+            )
+        self._running += 1
+        try:
+            return await run_sync(put, limiter=self._threads)
+        finally:
+            self._running -= 1
+
+
+def must_ask(given: Sequence[Order | PredecessorOrder]) -> bool:
+    """Whether a source has to be asked before these can be put."""
+    return any(isinstance(one, Order) and one.study_uid is None for one in given)
 
 
 def parse_orders(media_type: str, body: bytes) -> list[Order | PredecessorOrder]:
@@ -221,7 +262,8 @@ def task_for(order: Order, settings: Settings, rules: Rules) -> NewTask:
     """The task for an order; what is not known of its series yet, headers will tell.
 
     Raises:
-        Unavailable: the source had to be asked, and did not answer or does not have it.
+        Unavailable: the source had to be asked, and did not answer.
+        NotThere: it answered, and does not have the series.
     """
     lane, configuration = order.lane or settings.serve.lane, settings.configuration
     if order.study_uid is None:
