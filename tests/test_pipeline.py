@@ -157,6 +157,18 @@ def test_the_archive_knows_better_whose_the_series_is(archive):
     assert unsaid.patient == only_series(opened).patient
 
 
+def test_a_short_series_is_not_wanted_for_a_segmentation_of_another(archive):
+    """A PACS counts the segmentations of the study; only those of the series make it wanted."""
+    write_ball_series(archive)
+    opened = tools(archive, Threshold())
+    at = {opened.read(file).frames[0].position_mm[2]: file for file in archive.iterdir()}
+    for height in sorted(at)[5:]:
+        at[height].unlink()
+    listed = replace(only_series(opened), segmentations=1)
+    with pytest.raises(Unsuitable, match="5 slices, fewer than 10"):
+        annotate_series(listed, opened, "default")
+
+
 def test_images_of_another_series_are_not_shown_under_its_uid(archive):
     write_ball_series(archive)
     opened = tools(archive, NoSegmenter("none:"))

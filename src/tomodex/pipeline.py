@@ -61,6 +61,7 @@ def annotate_series(listed: Series, tools: Tools, configuration: str) -> Annotat
             files = tools.source.retrieve(listed, into=Path(scratch))
         with _timed(seconds, "load"):
             series, instances = read_series(listed, files, tools)
+            series = confirm_segmentations(series, instances, tools, Path(scratch))
             volume, image = open_series(series, instances, tools)
         tools.expect(*expect_work(volume, tools.segmenters))
         with _timed(seconds, "segment"):
@@ -84,6 +85,20 @@ def annotate_series(listed: Series, tools: Tools, configuration: str) -> Annotat
             stage_seconds=seconds,
         ),
     )
+
+
+def confirm_segmentations(
+    series: Series, instances: tuple[Instance, ...], tools: Tools, scratch: Path
+) -> Series:
+    """The series with as many stored segmentations as really refer to it, where that decides.
+
+    A PACS tells only of those in the same study, and a short series is wanted only if it has one.
+    """
+    alone = Listing(series=replace(series, segmentations=0), instances=instances)
+    if not series.segmentations or select(alone, tools.rules).geometry is not None:
+        return series
+    stored = tools.source.retrieve_segmentations(series, into=scratch)
+    return replace(series, segmentations=len(stored))
 
 
 def read_series(
