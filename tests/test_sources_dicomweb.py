@@ -30,7 +30,7 @@ from pydicom.uid import SegmentationStorage
 from tests.contracts.source import SourceContract, by_uid
 from tests.test_instance import as_bytes, item
 from tests.test_sources_folder import DESCRIPTION, NAME, PATIENT, pseudonym, slice_of, write_archive
-from tomodex.errors import Misconfigured, Suspended, Unavailable
+from tomodex.errors import Misconfigured, NotThere, Suspended, Unavailable
 from tomodex.instance import read_instance
 from tomodex.selection import load_rules, select
 from tomodex.series import Series
@@ -370,6 +370,23 @@ def test_a_day_that_cannot_be_had_completely_is_unavailable(
     assert len(list(open_at(port, tmp_path).find(window=window))) == 150
 
 
+def test_a_server_without_pages_where_studies_arrive_is_listed_to_an_end(
+    archive: Archive, port: int, tmp_path: Path
+) -> None:
+    archive.pages = False
+    archive.instances = [image(f"1.2.{k}") for k in range(10)]
+    answer = archive.answer
+
+    def arriving(address: str, headers: Mapping[str, str]) -> Reply:
+        if len(archive.asked) == 1:
+            archive.instances.append(image("1.2.99"))
+        assert len(archive.asked) < 20
+        return answer(address, headers)
+
+    archive.answer = arriving  # type: ignore[method-assign]
+    assert len(list(open_at(port, tmp_path).find(window=DAY))) == 11
+
+
 def test_a_server_that_caps_all_pages_together_is_asked_for_fewer_days(
     archive: Archive, port: int, tmp_path: Path
 ) -> None:
@@ -574,13 +591,14 @@ def test_a_server_that_knows_one_transfer_syntax_only_is_asked_for_that(
 ) -> None:
     archive.instances, archive.syntaxes = [image("1.2.1")], False
     assert len(open_at(port, tmp_path).retrieve(SERIES_1, tmp_path)) == 1
-    assert len(archive.asked) == 2
+    assert sum("?" not in asked for asked in archive.asked) == 2
 
 
 def test_the_first_of_two_instances_with_one_uid_counts(
     archive: Archive, port: int, tmp_path: Path
 ) -> None:
     archive.instances = [image("1.2.1", 0), image("1.2.1", 0, PixelData=b"\1" * 12)]
+    archive.says_counts = False
     source = open_at(port, tmp_path)
     (file,) = source.retrieve(SERIES_1, tmp_path)
     assert file.read_bytes() == as_bytes(archive.instances[0])
@@ -601,6 +619,57 @@ def test_fewer_instances_than_announced_are_unavailable_with_both_numbers(
     archive.instances.pop()
     with pytest.raises(Unavailable, match="sent 2 of 3 instances"):
         open_at(port, tmp_path).retrieve(listing.series, tmp_path)
+
+
+@pytest.mark.parametrize("says_counts", [True, False])
+def test_a_part_of_a_series_is_not_taken_for_all_of_it(
+    archive: Archive, port: int, tmp_path: Path, says_counts: bool
+) -> None:
+    """Also where nothing was announced: then the server is asked how many there are."""
+    archive.instances = [image("1.2.1", k) for k in range(3)]
+    archive.says_counts = says_counts
+    some = in_parts([as_bytes(ds) for ds in archive.instances[:2]])
+    kind = f'multipart/related; boundary="{BOUNDARY.decode()}"'
+    archive.before = [(206, {"Content-Type": kind}, some)]
+    with pytest.raises(Unavailable, match="sent 2 of 3 instances"):
+        open_at(port, tmp_path).retrieve(SERIES_1, tmp_path)
+    archive.before = [(206, {}, b"[]")]
+    with pytest.raises(Unavailable, match="a part of its JSON"):
+        list(open_at(port, tmp_path).find())
+
+
+def test_metadata_longer_than_is_held_counts_against_nobody(
+    archive: Archive, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seg = image(
+        "1.2.3", StudyInstanceUID="1.2.1.9", SOPClassUID=SegmentationStorage, Modality="SEG"
+    )
+    seg.ReferencedSeriesSequence = [item(SeriesInstanceUID="1.2.1")]
+    seg.ImageComments = "x" * 10_000
+    archive.instances = [image("1.2.1"), seg]
+    monkeypatch.setattr(connection_module, "MAX_JSON", 8_000)
+    source = open_at(port, tmp_path)
+    series = Series(**{**vars_of(SERIES_1), "segmentations": 1})
+    for k in range(4):
+        assert len(source.retrieve_segmentations(series, tmp_path / str(k))) == 1
+        assert source.describe("1.2.3").instances == ()
+
+
+def test_only_an_empty_answer_says_that_a_series_is_not_there(
+    archive: Archive, port: int, tmp_path: Path
+) -> None:
+    source = open_at(port, tmp_path)
+    archive.instances = [image("1.2.1")]
+    with pytest.raises(NotThere):
+        source.describe("1.2.2")
+    archive.relational = False
+    with pytest.raises(Unavailable) as raised:
+        source.describe("1.2.2")
+    assert not isinstance(raised.value, NotThere)
+    archive.before = [(500, {}, b"")]
+    with pytest.raises(Unavailable) as raised:
+        source.describe("1.2.2")
+    assert not isinstance(raised.value, NotThere)
 
 
 @pytest.mark.parametrize("kept", [10, 400, -3, -20])

@@ -41,7 +41,7 @@ from tests.pacs import FIND, VERIFICATION, HeldSeries, HeldStudy, Pacs, held_stu
 from tests.servers.ports import free_port
 from tests.test_instance import as_bytes, item, read
 from tests.test_sources_folder import PATIENT, pseudonym, slice_of
-from tomodex.errors import Misconfigured, Suspended, Unavailable
+from tomodex.errors import Misconfigured, NotThere, Suspended, Unavailable
 from tomodex.series import Listing, Series
 from tomodex.sources import Window, open_source
 from tomodex.sources.dimse import association as association_module
@@ -67,6 +67,7 @@ def no_socket_left() -> Iterator[None]:
 
 
 TODAY = date(2026, 7, 1)
+LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"  #: Label Map Segmentation Storage
 NO_LIMIT = Limit(rows=None, seen=10_000)
 
 
@@ -546,6 +547,53 @@ def test_half_a_series_is_unavailable_and_says_both_numbers(tmp_path: Path) -> N
         retrieved(open_pacs(pacs, tmp_path), tmp_path)
 
 
+def test_a_count_that_is_old_does_not_hold_up_a_series_that_came_wholly(tmp_path: Path) -> None:
+    whole = held_study(study_of_five())
+    stale = replace(whole.series[0], count=7)
+    with Pacs([replace(whole, series=(stale,))]).running() as pacs:
+        assert len(retrieved(open_pacs(pacs, tmp_path), tmp_path)) == 5
+        # As many as it lists are no proof where it lists so many at most.
+        with pytest.raises(Unavailable, match="sent 5 of the 7"):
+            retrieved(open_pacs(pacs, tmp_path, "answer_limit=5"), tmp_path)
+
+
+def test_a_segmentation_that_cannot_be_sent_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one of a class that the PACS does not know."""
+    label_map = slice_of("1.2.4", 0, Modality="SEG", SOPClassUID=LABEL_MAP)
+    label_map.file_meta.MediaStorageSOPClassUID = LABEL_MAP
+    series = Series(series_uid="1.2.1", study_uid="1.2", patient="p", modality="CT")
+    with Pacs([held_study([*three_series(), label_map])]).running() as pacs:
+        (file,) = open_pacs(pacs, tmp_path).retrieve_segmentations(series, tmp_path)
+    assert file.parent.name == "1.2.3"
+    assert "left out a segmentation that the archive cannot send" in caplog.messages
+
+
+def test_a_segmentation_of_an_archive_that_dies_is_not_left_out(tmp_path: Path) -> None:
+    series = Series(series_uid="1.2.1", study_uid="1.2", patient="p", modality="CT")
+    pacs = Pacs([held_study(three_series())], leaves_out=1)
+    with pacs.running(), pytest.raises(Unavailable, match="sent 0 of the 1"):
+        open_pacs(pacs, tmp_path).retrieve_segmentations(series, tmp_path)
+
+
+def test_an_empty_answer_counts_where_the_archive_finds_another_series(tmp_path: Path) -> None:
+    with Pacs([held_study(three_series())]).running() as pacs:
+        source = open_pacs(pacs, tmp_path)
+        with pytest.raises(Unavailable) as raised:
+            source.describe("1.2.99")
+        assert not isinstance(raised.value, NotThere)
+        list(source.find())
+        with pytest.raises(NotThere):
+            source.describe("1.2.99")
+        matching = pacs.matching
+        within = lambda keys: matching(keys) if keys.get("StudyInstanceUID") else ()  # noqa: E731
+        pacs.matching = within  # type: ignore[method-assign,assignment]
+        with pytest.raises(Unavailable) as raised:
+            source.describe("1.2.99")
+        assert not isinstance(raised.value, NotThere)
+
+
 def test_an_instance_in_a_syntax_that_nobody_decodes_is_missed(tmp_path: Path) -> None:
     instances = study_of_five()
     instances[3].file_meta.TransferSyntaxUID = MPEG2MPML
@@ -801,12 +849,19 @@ def test_a_url_that_names_no_archive_is_misconfigured(url: str) -> None:
         "move_port=1&move_aet=A,B",
         "ca=/x.pem",
         "answer_limit=1",
+        "tls=yes&move_port=11113",
+        "tls=any-name&retrieve=move&move_port=11113",
         "unknown=1",
     ],
 )
 def test_options_that_contradict_each_other_are_misconfigured(query: str) -> None:
     with pytest.raises(Misconfigured):
         options_of(f"dimse://A@pacs:104/B?{query}")
+
+
+@pytest.mark.parametrize("query", ["retrieve=get", "move_plain=yes", "retrieve=move&move_plain=1"])
+def test_images_come_in_plain_text_beside_tls_only_if_that_is_said(query: str) -> None:
+    assert options_of(f"dimse://A@pacs:104/B?tls=yes&move_port=11113&{query}").tls == "yes"
 
 
 def test_titles_may_have_spaces() -> None:

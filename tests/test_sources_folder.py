@@ -21,7 +21,7 @@ from pydicom.uid import MediaStorageDirectoryStorage, SegmentationStorage
 
 from tests.contracts.source import SourceContract, by_uid
 from tests.test_instance import as_bytes, ct_slice, item
-from tomodex.errors import Misconfigured, Unavailable
+from tomodex.errors import Misconfigured, NotThere, Unavailable
 from tomodex.instance import Instance, read_instance
 from tomodex.sources import Window, open_source
 from tomodex.sources import folder as folder_module
@@ -500,3 +500,14 @@ def test_a_probe_tells_a_folder_from_one_that_is_not_mounted(tmp_path: Path) -> 
     folder.rename(tmp_path / "elsewhere")
     (probe,) = source.probe()
     assert (probe.verdict, probe.advice[:10]) == ("wrong", "see that i")
+
+
+def test_a_series_is_not_there_once_the_folder_was_looked_through(tmp_path: Path) -> None:
+    write_archive(tmp_path / "archive")
+    source = open_folder(tmp_path)
+    with pytest.raises(Unavailable) as raised:
+        source.describe("1.2.99")
+    assert not isinstance(raised.value, NotThere)
+    list(source.find())
+    with pytest.raises(NotThere):
+        source.describe("1.2.99")

@@ -21,7 +21,8 @@ from typing import Any
 
 import boto3
 import pytest
-from botocore.exceptions import EndpointConnectionError
+from botocore.client import BaseClient
+from botocore.exceptions import ClientError, EndpointConnectionError
 from botocore.loaders import create_loader
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,7 +40,7 @@ from tests.test_sources_folder import (
     slice_of,
     write_archive,
 )
-from tomodex.errors import Misconfigured, Suspended, Unavailable, Unsuitable
+from tomodex.errors import Misconfigured, NotThere, Suspended, Unavailable, Unsuitable
 from tomodex.instance import read_instance
 from tomodex.series import Series
 from tomodex.sources import Window, open_source
@@ -324,6 +325,56 @@ def test_an_object_that_cannot_be_had_now_is_passed_over_and_read_next_time(
         assert source.skipped() == {"unreadable": 1}
     assert by_uid(source)["1.2.1"].series.instance_count == 2
     assert source.skipped() == {}
+
+
+def test_an_object_that_may_not_be_read_is_passed_over_and_counts_against_nobody(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for k in range(6):
+        put(store, f"{k}", instance("1.2.1", k))
+    call = BaseClient._make_api_call
+
+    def denied(self: Any, operation: str, asked: dict[str, Any]) -> Any:
+        if operation == "GetObject" and asked["Key"] != "0":
+            answer = {"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {}}
+            raise ClientError(answer, operation)  # type: ignore[arg-type]
+        return call(self, operation, asked)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", denied)
+    source = open_s3(tmp_path, query="simultaneous=1")
+    assert by_uid(source)["1.2.1"].series.instance_count == 1
+    assert source.skipped() == {"unreadable": 5}
+    with pytest.raises(Unavailable) as raised:  # it may be in one of these
+        source.describe("1.2.2")
+    assert not isinstance(raised.value, NotThere)
+
+
+def test_a_series_is_not_there_once_the_bucket_was_looked_through(
+    store: Any, tmp_path: Path
+) -> None:
+    put(store, "1", instance("1.2.1"))
+    source = open_s3(tmp_path)
+    with pytest.raises(Unavailable) as raised:
+        source.describe("1.2.2")
+    assert not isinstance(raised.value, NotThere)
+    list(source.find())
+    with pytest.raises(NotThere):
+        source.describe("1.2.2")
+
+
+@pytest.mark.parametrize(
+    ("said", "length"),
+    [("bytes 1-900/2000", 900), ("bytes 0-1799/2000", 1800), ("bytes 0-899/2000", 1800)],
+)
+def test_another_range_than_was_asked_for_is_not_read(
+    tmp_path: Path, said: str, length: int
+) -> None:
+    def write(connection: socket.socket, _: bytes) -> None:
+        head = f"HTTP/1.1 206 OK\r\nContent-Length: {length}\r\nContent-Range: {said}\r\n"
+        connection.sendall(head.encode() + b"ETag: x\r\n\r\n" + bytes(length))
+
+    with answering(write) as port, pytest.raises(Unavailable, match=r"ranges of|more bytes than"):
+        at(port, tmp_path)._bucket.piece("x", 0, 900)
 
 
 def test_an_interrupted_listing_goes_on_where_it_was(
@@ -626,7 +677,8 @@ def test_an_object_that_ends_early_is_unavailable(tmp_path: Path) -> None:
 
 def test_a_store_that_drips_is_given_up(tmp_path: Path) -> None:
     def write(connection: socket.socket, _: bytes) -> None:
-        connection.sendall(b"HTTP/1.1 206 OK\r\nContent-Length: 900\r\nETag: x\r\n\r\n")
+        head = b"HTTP/1.1 206 OK\r\nContent-Length: 900\r\nContent-Range: bytes 0-899/900\r\n"
+        connection.sendall(head + b"ETag: x\r\n\r\n")
         for _ in range(100):
             connection.sendall(b"x")
             time.sleep(0.02)

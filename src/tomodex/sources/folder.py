@@ -21,7 +21,7 @@ from itertools import islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 
-from tomodex.errors import TomodexError, Unavailable, Unsuitable
+from tomodex.errors import NotThere, TomodexError, Unavailable, Unsuitable
 from tomodex.instance import read_instance
 from tomodex.probe import Probe
 from tomodex.registry import path_of
@@ -72,6 +72,7 @@ class FolderSource:
         self.url = url
         self._root = path_of(url).absolute()
         self._free_text = free_text
+        self._has_looked = False  # wholly, so that the catalogue holds what the folder does
         self._settings = f"free_text={free_text} key={pseudonymize('tomodex catalogue')}"
         name = hashlib.blake2b(os.fsencode(self._root), digest_size=8).hexdigest()
         with named_errors():
@@ -96,7 +97,12 @@ class FolderSource:
                     yield self._listing(series_uid, remembered)
 
     def describe(self, series_uid: str) -> Listing:
-        """List one series as the last `find` saw it."""
+        """List one series as the last `find` saw it.
+
+        Raises:
+            NotThere: it is not in the folder, which this source has looked through.
+            Unavailable: it is not known from the looks of others.
+        """
         with named_errors():
             return self._listing(series_uid, self._known(series_uid))
 
@@ -167,6 +173,7 @@ class FolderSource:
         while batch := list(islice(read, TRANSACTION)):
             self._catalogue.remember(batch)
         self._catalogue.end()
+        self._has_looked = True
         progress(looked.count, looked.count)
 
     def _changed(self, looked: _Counter) -> Iterator[File]:
@@ -187,7 +194,8 @@ class FolderSource:
     def _known(self, series_uid: str) -> list[Remembered]:
         remembered = self._catalogue.instances(series_uid)
         if not remembered:
-            raise Unavailable(f"{self.url} has no series {series_uid}, when it was listed last")
+            error = NotThere if self._has_looked else Unavailable
+            raise error(f"{self.url} has no series {series_uid}, when it was listed last")
         return remembered
 
     def _listing(self, series_uid: str, remembered: Sequence[Remembered]) -> Listing:

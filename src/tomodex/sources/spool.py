@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tomodex.errors import Misconfigured, Unavailable, Unsuitable
+from tomodex.errors import Misconfigured, NotThere, Unavailable, Unsuitable
 from tomodex.instance import SEGMENTATIONS, Instance, read_instance
 from tomodex.probe import Probe
 from tomodex.registry import path_of
@@ -66,10 +66,16 @@ class SpoolSource:
         )
 
     def describe(self, series_uid: str) -> Listing:
-        """List one series, with its headers."""
+        """List one series, with its headers.
+
+        Raises:
+            NotThere: none of its files lies here.
+            Unavailable: none that lies here can be read, or the spool is gone.
+        """
         seen = self.see(series_uid)
         if seen is None:
-            raise Unavailable(f"{self.url} has no series {series_uid}; push it again")
+            error = Unavailable if self._spool().files(series_uid) else NotThere
+            raise error(f"{self.url} has no series {series_uid}; push it again")
         return seen.listing
 
     def retrieve(self, series: Series, into: Path) -> Sequence[Path]:

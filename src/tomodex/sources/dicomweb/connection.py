@@ -71,6 +71,10 @@ class DicomWebOptions(GateOptions):
     answer_limit: int | None = Field(None, ge=0)
 
 
+class TooLong(Unavailable):
+    """The server answers with more JSON than is held in memory; nothing is wrong with it."""
+
+
 class Refused(Unavailable):
     """The server answered, and gave something else than what was asked for."""
 
@@ -148,16 +152,23 @@ class Connection:
 
         Raises:
             Refused: the server answered something else.
+            TooLong: it answers more than MAX_JSON.
             Unavailable: it did not answer, or not wholly.
         """
-        return self.ask(path, params or {}, "application/dicom+json", self._datasets)
+        found = self.ask(path, params or {}, "application/dicom+json", self._datasets)
+        if isinstance(found, TooLong):
+            raise found
+        return found
 
-    def _datasets(self, answer: Answer) -> list[Json]:
+    def _datasets(self, answer: Answer) -> list[Json] | TooLong:
+        """The datasets; TooLong is given back, not raised: at the gate it is no failure."""
+        if answer.status == HTTPStatus.PARTIAL_CONTENT:
+            raise Unavailable(f"{self.url} answers with a part of its JSON only")
         held = bytearray()
         for chunk in answer.chunks:
             held += chunk
             if len(held) > MAX_JSON:
-                raise Unavailable(f"{self.url} answers with more than {MAX_JSON} bytes of JSON")
+                return TooLong(f"{self.url} answers with more than {MAX_JSON} bytes of JSON")
         if answer.status == HTTPStatus.NO_CONTENT or not held.strip():
             return []
         try:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tomodex.errors import Unavailable, Unsuitable
+from tomodex.errors import NotThere, Unavailable, Unsuitable
 from tomodex.instance import SEGMENTATIONS, Instance, read_instance
 from tomodex.options import read_options, without_query
 from tomodex.probe import Probe
@@ -15,7 +15,13 @@ from tomodex.series import Listing, Series
 from tomodex.sources import Progress, Window
 from tomodex.sources.answers import Answer, listings_of
 from tomodex.sources.dicomweb import probing
-from tomodex.sources.dicomweb.connection import Connection, DicomWebOptions, Params, Refused
+from tomodex.sources.dicomweb.connection import (
+    Connection,
+    DicomWebOptions,
+    Params,
+    Refused,
+    TooLong,
+)
 from tomodex.sources.dicomweb.json_model import Json, count, instance_of, items, text
 from tomodex.sources.dicomweb.retrieving import retrieve
 from tomodex.sources.dicomweb.studies import (
@@ -102,17 +108,24 @@ class DicomWebSource:
                 progress(done, None)
 
     def describe(self, series_uid: str) -> Listing:
-        """List one series, with its headers where the server shows them as metadata."""
+        """List one series, with its headers where the server shows them as metadata.
+
+        Raises:
+            NotThere: the server answers that it has no such series.
+            Unavailable: it did not answer, or not so that anybody could tell.
+        """
         found = self._searches.everything(
             "series",
             {"SeriesInstanceUID": series_uid, **self._of_series},
             "SeriesInstanceUID",
         )
+        if not found:
+            raise self._no_series(series_uid)
         study_uid = text(found.get(series_uid, {}), "StudyInstanceUID")
         for listing in self._listings_of_study(study_uid):
             if listing.series.series_uid == series_uid:
                 return replace(listing, instances=self._headers(study_uid, series_uid))
-        raise self._no_series(series_uid)
+        raise Unavailable(f"{self.url} answers, and not what it has of series {series_uid}")
 
     def retrieve(self, series: Series, into: Path) -> Sequence[Path]:
         """The instances of a series, as the server keeps them, in files `into`."""
@@ -123,11 +136,11 @@ class DicomWebSource:
             if refused.status in (404, 410):
                 raise self._no_series(series.series_uid) from refused
             raise
-        if len(files) < (series.instance_count or 1):
-            raise Unavailable(
-                f"{self.url} sent {len(files)} of {series.instance_count or 'the'} instances that "
-                f"it announced of {series.series_uid}"
-            )
+        if series.instance_count is None:
+            announced = self._announced(series.study_uid, series.series_uid)
+        else:
+            announced = series.instance_count
+        self._require(files, announced, series.series_uid)
         return files
 
     def retrieve_segmentations(self, series: Series, into: Path) -> Sequence[Path]:
@@ -140,6 +153,8 @@ class DicomWebSource:
             if text(one, "Modality") == "SEG" and self._may_refer(series, uid):
                 path = f"studies/{series.study_uid}/series/{uid}"
                 files = retrieve(self._connection, path, uid, into / "segmentations" / uid)
+                announced = count(one, "NumberOfSeriesRelatedInstances")
+                self._require(files, announced or len(files), uid)
                 found += [file for file in files if _refers(_header(file), images)]
         return found
 
@@ -206,6 +221,29 @@ class DicomWebSource:
                 return {}
             raise
 
+    def _announced(self, study_uid: str, series_uid: str) -> int:
+        """How many instances of a series there are, by the series level or one by one; else 0."""
+        path = f"studies/{study_uid}/series"
+        try:
+            asked = {"SeriesInstanceUID": series_uid, **self._of_series}
+            found = self._searches.everything(path, asked, "SeriesInstanceUID")
+            said = count(found.get(series_uid, {}), "NumberOfSeriesRelatedInstances")
+            if said is not None:
+                return said
+            path = f"{path}/{series_uid}/instances"
+            return len(self._searches.everything(path, {}, "SOPInstanceUID"))
+        except Refused as refused:
+            if refused.status not in UNKNOWN:
+                raise
+            return 0
+
+    def _require(self, files: Sequence[Path], announced: int, series_uid: str) -> None:
+        if len(files) < max(announced, 1):
+            raise Unavailable(
+                f"{self.url} sent {len(files)} of {announced or 'the'} instances that it announced "
+                f"of {series_uid}"
+            )
+
     # --- listing --------------------------------------------------------------------------------
 
     def _listings_of_study(self, study_uid: str) -> Iterator[Listing]:
@@ -231,11 +269,11 @@ class DicomWebSource:
     # --- headers --------------------------------------------------------------------------------
 
     def _headers(self, study_uid: str, series_uid: str) -> tuple[Instance, ...]:
-        """The headers of a series without its pixels; () where the server shows none."""
+        """The headers of a series without its pixels; () where it shows none, or too long ones."""
         path = f"studies/{study_uid}/series/{series_uid}/metadata"
         try:
             metadata = self._connection.json(path)
-        except Refused:
+        except (Refused, TooLong):
             return ()
         read = (instance_of(one, "", self._pseudonymize, self._free_text) for one in metadata)
         # Metadata comes without pixels, and may not say whether there are some.
@@ -246,7 +284,7 @@ class DicomWebSource:
         path = f"studies/{series.study_uid}/series/{segmentation_uid}/metadata"
         try:
             metadata = self._connection.json(path)
-        except Refused:
+        except (Refused, TooLong):
             return True
         named = [
             {text(item, "SeriesInstanceUID") for item in items(one, "ReferencedSeriesSequence")}
@@ -254,8 +292,8 @@ class DicomWebSource:
         ]
         return not named or any(not uids or series.series_uid in uids for uids in named)
 
-    def _no_series(self, series_uid: str) -> Unavailable:
-        return Unavailable(f"{self.url} has no series {series_uid}")
+    def _no_series(self, series_uid: str) -> NotThere:
+        return NotThere(f"{self.url} has no series {series_uid}")
 
 
 class _Images:

@@ -42,20 +42,21 @@ class Searches:
     def pages(self, path: str, params: Params, key: str) -> Iterator[Answers]:
         """All answers, a page at a time, each once, by the UID that `key` names.
 
+        It ends with a page that brings nothing new: a server that ignores `offset` gives one for
+        ever, and a little more of it while studies arrive.
+
         Raises:
             Stuck: the server gives the same page over and over.
             Refused, Unavailable: as `Connection.json`.
         """
         seen: set[str] = set()
-        offset = first = 0
+        offset = 0
         while page := self._page(path, params, offset):
-            first = first or len(page)
             new = {uid: one for one in page if (uid := text(one, key)) and uid not in seen}
-            if new:
-                yield new
-            elif len(page) == first:
-                self._require_few(first)
+            if not new:
+                self._require_few(len(page))
                 return
+            yield new
             seen.update(new)
             offset += len(page)
 

@@ -34,6 +34,7 @@ class DimseOptions(GateOptions):
     move_port: Annotated[tuple[int, ...], BeforeValidator(_split)] = ()
     #: What those ports are called in the PACS; empty: the calling AE title, on one port.
     move_aet: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
+    move_plain: bool = False  #: let images come to those ports in plain text though `tls` is set
     move_address: str = "0.0.0.0"  #: which of this machine's addresses those ports are opened on
     tls: Literal["no", "yes", "any-name"] = "no"  #: any-name: the certificate may name another host
     ca: Path | None = None  #: certificates of authorities to trust, PEM; None: the usual ones
@@ -70,6 +71,15 @@ def options_of(url: str) -> DimseOptions:
         (
             options.retrieve == "move" and not options.move_port,
             "retrieve=move needs move_port, where the PACS is to send to",
+        ),
+        (
+            options.tls != "no"
+            and options.retrieve != "get"
+            and bool(options.move_port)
+            # The PACS opens that connection itself, and our port does not take TLS.
+            and not options.move_plain,
+            "by C-MOVE images would come as plain text, though tls is set; use retrieve=get, or "
+            "say move_plain=yes if nobody else can listen",
         ),
         (
             options.tls == "no" and bool(options.ca or options.cert or options.key),

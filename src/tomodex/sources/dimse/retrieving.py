@@ -33,6 +33,7 @@ from tomodex.sources.dimse.statuses import (
     SUCCESS,
     UNKNOWN_DESTINATION,
     describe_status,
+    says_it_cannot,
 )
 from tomodex.sources.dimse.storing import Shelf
 from tomodex.sources.gate import Gate
@@ -64,6 +65,10 @@ STRAGGLERS_S = 5.0
 POLL_S = 0.1
 
 
+class NotSent(Unavailable):
+    """The PACS answered, and does not send what was asked for; asked again, it hardly will."""
+
+
 class Retriever:
     """Retrieves series from one PACS; remembers which way it takes."""
 
@@ -82,11 +87,12 @@ class Retriever:
         `classes` are the SOP classes that they may be of.
 
         Raises:
-            Unavailable: the PACS did not answer to the end, refused, or the disk did.
+            NotSent: the PACS has no way to send such instances to us.
+            Unavailable: it did not answer to the end, refused, or the disk did.
         """
         try:
             sent = self._get_or_move(study_uid, series_uid, shelf, classes)
-        except Suspended:
+        except (Suspended, NotSent):
             raise
         except Unavailable as unavailable:
             raise Unavailable(shelf.trouble or str(unavailable)) from unavailable
@@ -111,11 +117,12 @@ class Retriever:
             return sent
         titles = ", ".join(title for title, _ in _places(self._peer, self._options))
         to = f" to {titles}" if sent.status == UNKNOWN_DESTINATION else ""
-        raise Unavailable(f"{self._peer} answers {way}{to} with {describe_status(sent.status)}")
+        error = NotSent if says_it_cannot(sent.status) else Unavailable
+        raise error(f"{self._peer} answers {way}{to} with {describe_status(sent.status)}")
 
     def _require_port(self) -> None:
         if self._options.retrieve == "get" or not self._options.move_port:
-            raise Unavailable(
+            raise NotSent(
                 f"{self._peer} does not offer C-GET of such series to {self._peer.calling}; permit "
                 "it there, or give move_port, where it can send to by C-MOVE"
             )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from tomodex.errors import Unavailable, Unsuitable
+from tomodex.errors import NotThere, Unavailable, Unsuitable
 from tomodex.instance import Instance, read_instance
 from tomodex.probe import Probe
 from tomodex.series import Listing, Series
@@ -44,10 +44,10 @@ from tomodex.sources.dimse.queries import (
     series_of_study_keys,
     study_keys,
 )
-from tomodex.sources.dimse.retrieving import CT_CLASSES, SEG_CLASSES, Retriever
+from tomodex.sources.dimse.retrieving import CT_CLASSES, SEG_CLASSES, NotSent, Retriever
 from tomodex.sources.dimse.splitting import MOST, SMALLEST_LIMIT, Limit, Reply, Splitter
 from tomodex.sources.dimse.statuses import SUCCESS, describe_status, says_too_many
-from tomodex.sources.dimse.storing import shelf_in
+from tomodex.sources.dimse.storing import Shelf, shelf_in
 from tomodex.sources.gate import Gate
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ class DimseSource:
         self._gate = Gate(self.url, state, self._options)
         self._retriever = Retriever(self._peer, self._options, self._gate, state)
         self._skipped = Counter[str]()
+        self._witness = ""  # UID of a series that the PACS has listed; "": none yet
         self._series_limit = self._options.answer_limit or SMALLEST_LIMIT
 
     # --- Source ---------------------------------------------------------------------------------
@@ -89,7 +90,9 @@ class DimseSource:
                 studies = list(self._studies(asker, threads, rows))
                 asker.close()
                 for study in studies:
-                    yield from listings_of(study)
+                    for listing in listings_of(study):
+                        self._witness = listing.series.series_uid
+                        yield listing
                 listed += sum(map(len, studies))
                 if progress:
                     progress(listed, None)
@@ -113,10 +116,17 @@ class DimseSource:
         return splitter.between(window.first, window.last)
 
     def describe(self, series_uid: str) -> Listing:
-        """List one series; a PACS that answers within studies only cannot be asked for it."""
+        """List one series; a PACS that answers within studies only cannot be asked for it.
+
+        Raises:
+            NotThere: the PACS has no such series, and does find another that it has listed.
+            Unavailable: it did not answer, or may not find a series without its study.
+        """
         with self._asking() as asker:
-            keys = one_series_keys("", series_uid, self._free_text)
-            found = {row.series_uid: row for row in self._ask(asker, keys).rows}
+            reply = self._ask(asker, one_series_keys("", series_uid, self._free_text))
+            found = {row.series_uid: row for row in reply.rows}
+            if not (reply.rows or reply.cut) and self._finds_without_study(asker):
+                raise NotThere(f"{self._peer} does not have series {series_uid}")
             if series_uid not in found or not found[series_uid].study_uid:
                 raise Unavailable(
                     f"{self._peer} does not have series {series_uid}, or does not find a series "
@@ -125,8 +135,16 @@ class DimseSource:
             study = self._study(asker, found[series_uid].study_uid)
             for listing in listings_of(self._answers(study, self._series_of(asker, study))):
                 if listing.series.series_uid == series_uid:
+                    self._witness = series_uid
                     return listing
         raise Unavailable(f"{self._peer} does not have series {series_uid}")
+
+    def _finds_without_study(self, asker: Asker) -> bool:
+        """Whether the PACS finds a series that it has, when it is not told the study."""
+        if not self._witness:
+            return False
+        keys = one_series_keys("", self._witness, self._free_text)
+        return any(row.series_uid == self._witness for row in self._ask(asker, keys).rows)
 
     def retrieve(self, series: Series, into: Path) -> Sequence[Path]:
         """Put the instances of a series into files, as the PACS sends them."""
@@ -138,13 +156,20 @@ class DimseSource:
         )
 
     def retrieve_segmentations(self, series: Series, into: Path) -> Sequence[Path]:
-        """The same for the DICOM SEG instances of the study that refer to the series."""
+        """The same for the DICOM SEG instances of the study that refer to the series.
+
+        Those that the PACS cannot send, as it does not know their SOP class, are left out.
+        """
         files: list[Path] = []
         for row in self._segmentations(series.study_uid):
             folder = into / "segmentations" / row.series_uid
-            files += self._files(
-                series.study_uid, row.series_uid, folder, row.instance_count, SEG_CLASSES
-            )
+            try:
+                files += self._files(
+                    series.study_uid, row.series_uid, folder, row.instance_count, SEG_CLASSES
+                )
+            except NotSent as not_sent:
+                facts = {"series_uid": row.series_uid, "sentence": str(not_sent)}
+                log.warning("left out a segmentation that the archive cannot send", extra=facts)
         return [file for file in files if self._refers(file, series)]
 
     def skipped(self) -> Mapping[str, int]:
@@ -306,6 +331,7 @@ class DimseSource:
         """All instances of a series.
 
         Raises:
+            NotSent: the archive says that some failed.
             Unavailable: fewer came than the archive has.
         """
         shelf = shelf_in(folder, series_uid)
@@ -313,12 +339,28 @@ class DimseSource:
         if sent.failed and (others := self._other_classes(study_uid, series_uid, classes)):
             sent = self._retriever.retrieve(study_uid, series_uid, shelf, (*classes, *others))
         arrived, wanted = len(shelf.files), max(announced or 0, sent.completed + sent.failed)
+        if 0 < arrived < wanted and sent.status == SUCCESS and not sent.failed:
+            wanted = self._counted(study_uid, series_uid, shelf) or wanted
         if arrived < wanted or not arrived:
-            raise Unavailable(
+            error = NotSent if sent.failed else Unavailable
+            raise error(
                 f"{self._peer} sent {arrived} of the {wanted} instances of series {series_uid}, "
                 f"{sent.failed} failed there ({describe_status(sent.status)})"
             )
         return shelf.files
+
+    def _counted(self, study_uid: str, series_uid: str, shelf: Shelf) -> int | None:
+        """How many instances a series has, one by one: what a series is said to have may be old.
+
+        None if the archive lists others than those that arrived, or may list some only.
+        """
+        with self._asking() as asker:
+            listed = asker.ask(instance_keys(study_uid, series_uid), MOST_INSTANCES)
+        sop_uids = {row.sop_uid for row in map(Row, listed.identifiers)}
+        limit = self._options.answer_limit
+        is_whole = listed.status == SUCCESS and (limit is None or len(sop_uids) < limit)
+        arrived = {file.stem for file in shelf.files}
+        return len(arrived) if is_whole and sop_uids == arrived else None
 
     def _other_classes(
         self, study_uid: str, series_uid: str, classes: Collection[str]

@@ -42,6 +42,11 @@ def describe_status(status: int) -> str:
     return f"{words}; {_ADVICE[status]}" if status in _ADVICE else words
 
 
+def says_it_cannot(status: int) -> bool:
+    """Whether a status means that instances cannot be sent, now or later: not a lack of room."""
+    return status in NOT_SUPPORTED or status in (0xA900, 0xB000) or 0xC000 <= status <= 0xCFFF
+
+
 def says_too_many(status: int) -> bool:
     """Whether a status can mean that a question has more answers than the archive gives.
 

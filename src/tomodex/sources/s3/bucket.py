@@ -7,15 +7,17 @@ where a server is busy; what it raises is named here after what the catcher does
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -179,11 +181,13 @@ class Bucket:
         asked = {"Range": f"bytes={first}-{first + size - 1}"} | ({"IfMatch": etag} if etag else {})
 
         def read(answer: dict[str, Any]) -> Piece:
-            whole = str(answer.get("ContentRange", "")).rpartition("/")[2]
-            data = b"".join(self._chunks(answer))
-            if not whole.isdigit():  # a store that does not know ranges sends all there is
+            # Looked at before anything is held: without ranges, all there is would be sent.
+            whole = _size(str(answer.get("ContentRange", "")), first, size)
+            if whole is None:
                 raise Unavailable(f"{self.url} does not answer ranges of bytes")
-            return Piece(data, int(whole), answer["ETag"])
+            if int(answer["ContentLength"]) > size:
+                raise Unavailable(f"{self.url} sends more bytes than it was asked for")
+            return Piece(b"".join(self._chunks(answer)), whole, answer["ETag"])
 
         return self._get(key, asked, read)
 
@@ -199,7 +203,7 @@ class Bucket:
 
     def _get(self, key: str, asked: dict[str, str], read: Callable[[dict[str, Any]], _T]) -> _T:
         try:
-            with self._asking() as client:
+            with self._asking(_OF_OBJECTS | _FORBIDDEN) as client:
                 return read(client.get_object(Bucket=self.name, Key=key, **asked))
         except _ObjectError as wrong:
             raise Gone(f"{self.url}: {wrong}") from wrong
@@ -211,6 +215,8 @@ class Bucket:
         with answer["Body"] as raw:  # what it wraps, which alone can read what is there
             while left and (chunk := raw.read1(CHUNK)):
                 left -= len(chunk)
+                if left < 0:
+                    raise Unavailable(f"{self.url} sends more bytes than it announced")
                 if time.monotonic() > end:
                     raise Unavailable(
                         f"{self.url} was not done with an object after {self._options.total_s:g} s"
@@ -222,10 +228,13 @@ class Bucket:
     # --- the client -----------------------------------------------------------------------------
 
     @contextmanager
-    def _asking(self) -> Iterator[Any]:
-        """The client, for one request and its answer; its errors are named as ours are."""
+    def _asking(self, of_objects: Mapping[str, str] = MappingProxyType({})) -> Iterator[Any]:
+        """The client, for one request and its answer; its errors are named as ours are.
+
+        `of_objects` are refusals that concern the one object that is asked for.
+        """
         try:
-            with self._gate.passing(), self._named_errors():
+            with self._gate.passing(), self._named_errors(of_objects):
                 yield self._client()
         except _Refusal as refusal:
             raise refusal.outside_the_gate from refusal
@@ -234,11 +243,11 @@ class Bucket:
             raise Suspended(str(suspended), source=self.url, until=suspended.until) from suspended
 
     @contextmanager
-    def _named_errors(self) -> Iterator[None]:
+    def _named_errors(self, of_objects: Mapping[str, str]) -> Iterator[None]:
         try:
             yield
         except ClientError as refused:
-            raise self._refused(refused) from refused
+            raise self._refused(refused, of_objects) from refused
         except (NoCredentialsError, PartialCredentialsError) as missing:
             raise _Refusal(
                 Misconfigured(
@@ -284,11 +293,11 @@ class Bucket:
 
     # --- what went wrong ------------------------------------------------------------------------
 
-    def _refused(self, refused: ClientError) -> Exception:
+    def _refused(self, refused: ClientError, of_objects: Mapping[str, str]) -> Exception:
         """What a refusal means; the store's own words may name the object, so they stay inside."""
         code = str(refused.response.get("Error", {}).get("Code", ""))
         status = refused.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        if advice := _OF_OBJECTS.get(code):
+        if advice := of_objects.get(code):
             return _Refusal(_ObjectError(advice))
         if code in ("NoSuchBucket", "InvalidBucketName"):
             return _Refusal(Misconfigured(f"{self.url}: there is no bucket {self.name!r}"))
@@ -350,6 +359,12 @@ _OF_OBJECTS = {
     "InvalidObjectState": "an object is in cold storage, and has to be restored first",
 }
 
+#: The same, and not of the bucket only where an object was asked for: listing needs more.
+_FORBIDDEN = {
+    "AccessDenied": "the credentials do not permit an object; they need GetObject of it",
+    "403": "the credentials do not permit an object; they need GetObject of it",
+}
+
 #: What helps where the store refuses.
 _ADVICE = {
     "AccessDenied": ": the credentials do not permit it; they need ListBucket and GetObject",
@@ -361,6 +376,15 @@ _ADVICE = {
     "RequestTimeTooSkewed": ": its clock and this machine's are too far apart",
     "SlowDown": ": it is asked too much; lower simultaneous= or set per_second=",
 }
+
+
+def _size(content_range: str, first: int, most: int) -> int | None:
+    """Bytes of the whole object; None unless the range is of `most` bytes from `first` on."""
+    found = re.fullmatch(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", content_range, re.ASCII)
+    if found is None:
+        return None
+    begin, end, size = map(int, found.groups())
+    return size if begin == first <= end < min(first + most, size) else None
 
 
 def _style(options: S3Options) -> str:

@@ -19,7 +19,7 @@ from tempfile import mkdtemp
 from typing import BinaryIO, cast
 from urllib.parse import quote, unquote, urlsplit
 
-from tomodex.errors import TomodexError, Unavailable, Unsuitable
+from tomodex.errors import NotThere, TomodexError, Unavailable, Unsuitable
 from tomodex.instance import SEGMENTATIONS, Instance, read_instance, read_instance_from
 from tomodex.options import read_options, without_query
 from tomodex.probe import Probe
@@ -74,6 +74,7 @@ class S3Source:
         store = f"s3://{parts.netloc}" if self._is_object else self.url
         self._bucket = Bucket(url, self._options, Gate(store, state, self._options))
         self._free_text = free_text
+        self._has_looked = False  # wholly, so that the catalogue holds what the bucket does
         self._settings = (
             f"layout={self._options.layout} free_text={free_text} "
             f"key={pseudonymize('tomodex catalogue')}"
@@ -110,7 +111,13 @@ class S3Source:
                         yield listing
 
     def describe(self, series_uid: str) -> Listing:
-        """List one series as the last `find` saw it."""
+        """List one series as the last `find` saw it.
+
+        Raises:
+            NotThere: it is not in the bucket, which this source has looked through.
+            Unavailable: it is not known from the looks of others, or may be in an object that
+                cannot be had.
+        """
         with named_errors():
             return self._listing(series_uid, self._known(series_uid))
 
@@ -186,6 +193,7 @@ class S3Source:
         while batch := list(islice(read, TRANSACTION)):
             self._catalogue.remember(batch)
         self._catalogue.end()
+        self._has_looked = True
         progress(count, count)
 
     def _read_all(self, objects: Iterator[tuple[Object, File]]) -> Iterator[_Read]:
@@ -258,7 +266,9 @@ class S3Source:
                 self._look(_silent)
             remembered = self._catalogue.instances(series_uid)
         if not remembered:
-            raise Unavailable(f"{self.url} has no series {series_uid}, when it was listed last")
+            is_sure = self._has_looked and "unreadable" not in self._catalogue.skipped()
+            error = NotThere if is_sure else Unavailable
+            raise error(f"{self.url} has no series {series_uid}, when it was listed last")
         return remembered
 
     def _listing(self, series_uid: str, remembered: Sequence[Remembered]) -> Listing:
