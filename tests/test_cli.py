@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import zlib
+from importlib.metadata import version
 from pathlib import Path
 
 import apsw
@@ -342,3 +343,11 @@ def test_missing_weights_stop_the_work_and_say_both_ways(tomodex, truths, tmp_pa
     assert (code, "cannot work with these settings" in err) == (2, True)
     _, out, _ = tomodex(*data, "status", "--json")
     assert json.loads(out)["lanes"]["on-demand"] == {"ready": 3, "rejected": 4}
+
+
+def test_the_version_is_said(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tomodex", "--version"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    assert capsys.readouterr().out.strip() == version("tomodex")

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 
 import pytest
 
@@ -45,3 +47,12 @@ def test_a_bug_brings_its_traceback(capsys):
     except KeyError:
         logging.getLogger("tomodex").exception("failed")
     assert "gizzard" in json.loads(capsys.readouterr().err)["traceback"]
+
+
+def test_a_warning_of_a_library_is_not_printed_with_the_value_that_it_quotes() -> None:
+    program = (
+        "import warnings; from tomodex.logs import log_to_stderr; log_to_stderr('warning');"
+        "warnings.warn(\"Invalid value for VR PN: 'DOE^JOHN'\")"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert done.stderr == b""

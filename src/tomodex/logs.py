@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from datetime import UTC, datetime
 
 import orjson
@@ -39,3 +40,5 @@ def log_to_stderr(level: str) -> None:
     logger.handlers[:] = [handler]
     logger.setLevel(level.upper())
     logger.propagate = False
+    # Libraries warn of odd headers on stderr, in plain text, and quote their values.
+    warnings.filterwarnings("ignore", category=UserWarning)

@@ -10,6 +10,7 @@ a start of the program may take 0.3 s.
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version as metadata_version
 from pathlib import Path
 from typing import Annotated
 
@@ -71,6 +72,12 @@ GROUPS = {
 STOPPED = (130, 143)
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        print(metadata_version("tomodex"))
+        raise typer.Exit
+
+
 @app.callback()
 def common(
     data: Annotated[
@@ -83,6 +90,12 @@ def common(
         str | None,
         typer.Option(metavar="LEVEL", help="debug, info, warning or error; JSON lines on stderr."),
     ] = None,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and end.", is_eager=True, callback=_say_version
+        ),
+    ] = False,
 ) -> None:
     given.clear()
     given.update(data=data, log_level=log_level)
