@@ -13,8 +13,9 @@ from werkzeug import Request, Response
 from tests.annotated import ONE
 from tomodex.annotation import AnnotatedSeries
 from tomodex.errors import Misconfigured, Unavailable, Unsuitable
-from tomodex.sinks import open_sink
+from tomodex.settings import Settings
 from tomodex.sinks.fhir import FhirSink
+from tomodex.wiring import consumers_of
 
 
 class Server:
@@ -200,5 +201,11 @@ def test_a_server_is_probed_for_its_version(
     assert found.verdict == verdict
 
 
-def test_it_is_opened_by_its_url() -> None:
-    assert isinstance(open_sink("fhir+https://fhir.example/r5"), FhirSink)
+def test_what_was_sent_is_remembered_in_the_data_folder(server: Server, tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path, sinks=(server.url,))
+    for uid in ("1.2.3", "1.2.4"):
+        opened = consumers_of(settings)[server.url]
+        assert isinstance(opened, FhirSink)
+        opened.write([sibling(uid)])
+        opened.close()
+    assert [s["uid"] for s in server.resources("ImagingStudy")[-1]["series"]] == ["1.2.3", "1.2.4"]

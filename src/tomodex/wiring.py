@@ -200,7 +200,7 @@ def consumers_of(settings: Settings) -> dict[str, Sink]:
     """Everything that the results feed is delivered to, by the name of its cursor."""
     return {
         settings.index_url: index_of(settings),
-        **{url: open_sink(url) for url in settings.sinks},
+        **{url: open_sink(url, settings.data) for url in settings.sinks},
     }
 
 

@@ -9,6 +9,7 @@ The scheme of a URL picks one of these; see `registry.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Protocol, cast
 
 from tomodex.annotation import AnnotatedSeries
@@ -42,6 +43,6 @@ class Sink(Protocol):
         """Give back what it holds open."""
 
 
-def open_sink(url: str) -> Sink:
-    """Open the sink that `url` names."""
-    return cast(Sink, open_adapter("sink", url, ADAPTERS))
+def open_sink(url: str, state: Path | None = None) -> Sink:
+    """Open the sink that `url` names; `state` is a folder to remember things in, None: memory."""
+    return cast(Sink, open_adapter("sink", url, ADAPTERS, state=state))

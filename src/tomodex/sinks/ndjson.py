@@ -27,7 +27,9 @@ class NdjsonSink:
         Unavailable: another process writes to it.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, state: Path | None = None) -> None:
+        # All that it has to remember is in its own file.
+        del state
         self._path = path_of(url)
         self._file = _open(self._path)
         _repair(self._file)
