@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import model_validator
 
 from tomodex.errors import Misconfigured
 from tomodex.options import Options, Secret, read_options, without_query
@@ -73,3 +74,19 @@ def test_a_url_is_shown_without_options_and_password() -> None:
 def test_a_url_without_options_is_shown_as_it_is(url):
     assert without_query(url) == url
     assert without_query(f"{url}?a=1") == url
+
+
+class Together(Options):
+    low: int = 0
+    high: int = 9
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Together:
+        if self.low > self.high:
+            raise ValueError("low is above high")
+        return self
+
+
+def test_options_that_do_not_go_together_are_said() -> None:
+    with pytest.raises(Misconfigured, match=r"low is above high \(options are low, high\)"):
+        read_options("x://host?low=10", Together)

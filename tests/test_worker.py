@@ -189,8 +189,9 @@ def test_a_long_series_is_held_for_as_long_as_it_takes(queue):
 
 def test_nothing_beats_after_the_task_is_settled(queue):
     queue.put([new("1.2")])
+    before = threading.active_count()  # other tests of this process may have a server's thread
     once(queue, well)
-    assert threading.active_count() == 1
+    assert threading.active_count() == before
 
 
 def test_a_result_that_comes_too_late_is_not_stored(queue, caplog):
@@ -397,6 +398,7 @@ def test_a_worker_that_has_worked_for_long_did_not_start_falsely(monkeypatch):
         finished=lambda: len(deaths) > 3,
         progress=lambda: None,
     )
+    assert len(deaths) > 3
 
 
 def test_workers_with_wrong_settings_are_not_started_again():

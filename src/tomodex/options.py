@@ -80,9 +80,14 @@ def read_options(url: str, kind: type[_O]) -> _O:
         return kind.model_validate({name: value for name, (value,) in given.items()})
     except ValidationError as wrong:
         known = ", ".join(kind.model_fields)
-        found = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in wrong.errors())
+        found = "; ".join(_said(e["loc"], e["msg"]) for e in wrong.errors())
         # Not chained: pydantic's own text quotes the values.
         raise Misconfigured(f"{without_query(url)}: {found} (options are {known})") from None
+
+
+def _said(place: tuple[int | str, ...], message: str) -> str:
+    # What is wrong with options together has no place of its own.
+    return f"{place[0]}: {message}" if place else message
 
 
 def without_query(url: str) -> str:

@@ -34,6 +34,7 @@ from tomodex.formats.fhir import (
     transaction,
     withdrawal,
 )
+from tomodex.formats.fhir.bundle import put_entry
 from tomodex.options import Options, Secret, read_options, without_query
 from tomodex.probe import Probe
 
@@ -110,7 +111,9 @@ class FhirSink:
             study = {**known, one.series.series_uid: indexed_series(one)}
             bundle = transaction(one, tuple(study.values()), self._naming, self._options.mode)
             if self._options.observations == "yes":
-                bundle["entry"] += [_put(o, self._naming) for o in observations(one, self._naming)]
+                bundle["entry"] += [
+                    put_entry(o, self._naming) for o in observations(one, self._naming)
+                ]
             self._send(bundle)
             self._memory.remember(one, _runs(bundle))
 
@@ -283,15 +286,6 @@ def _runs(bundle: Resource) -> list[str]:
     """Ids of the Provenances in a transaction."""
     resources = [entry["resource"] for entry in bundle["entry"]]
     return [one["id"] for one in resources if one["resourceType"] == "Provenance"]
-
-
-def _put(resource: Resource, naming: Naming) -> Resource:
-    address = f"{resource['resourceType']}/{resource['id']}"
-    return {
-        "fullUrl": f"{naming.base}/{address}",
-        "resource": resource,
-        "request": {"method": "PUT", "url": address},
-    }
 
 
 def _retry_after_s(answer: requests.Response) -> float:

@@ -53,7 +53,7 @@ def transaction(
     """
     resources = resources_of(annotated, study, naming)
     if mode == "put":
-        entries = [_put(one, naming) for one in resources]
+        entries = [put_entry(one, naming) for one in resources]
     else:
         links = _siblings(study, naming) | {
             _address(one): f"urn:uuid:{_uuid(one, naming)}" for one in resources
@@ -85,7 +85,9 @@ def withdrawal(
     entries: list[Resource] = []
     if rest:
         left = imaging_study(study, rest, naming)
-        entries.append(_put(left, naming) if mode == "put" else _alone(left, study, rest, naming))
+        entries.append(
+            put_entry(left, naming) if mode == "put" else _alone(left, study, rest, naming)
+        )
     elif mode == "put":
         gone.insert(0, f"ImagingStudy/{study_id(study.study_uid, naming)}")
     else:
@@ -132,7 +134,8 @@ def resources_of(
     ]
 
 
-def _put(resource: Resource, naming: Naming) -> Resource:
+def put_entry(resource: Resource, naming: Naming) -> Resource:
+    """The part of a transaction that writes a resource under the id that it has."""
     return {
         # References are relative, so they mean the server's own; this is their base in the bundle.
         "fullUrl": f"{naming.base}/{_address(resource)}",

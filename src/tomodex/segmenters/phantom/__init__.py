@@ -16,10 +16,11 @@ from urllib.parse import quote, urlencode, urlunsplit
 from pydantic import BaseModel
 
 from tomodex.errors import Unsuitable
+from tomodex.options import read_options
 from tomodex.segmentation import Algorithm, Segmentation
 from tomodex.segmenters.phantom.pieces import keep_large_pieces
 from tomodex.segmenters.totalsegmentator import NnUNet
-from tomodex.segmenters.totalsegmentator.options import Options, read_options
+from tomodex.segmenters.totalsegmentator.options import Options
 from tomodex.terminology import Terminology
 from tomodex.volume import Volume
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tomodex.errors import Misconfigured
+from tomodex.options import read_options
 from tomodex.registry import path_of
 from tomodex.segmentation import Algorithm, Segmentation
 from tomodex.segmenters.totalsegmentator.models import (
@@ -23,7 +24,7 @@ from tomodex.segmenters.totalsegmentator.models import (
     find_task,
 )
 from tomodex.segmenters.totalsegmentator.networks import Networks, read_networks
-from tomodex.segmenters.totalsegmentator.options import FolderOptions, TaskOptions, read_options
+from tomodex.segmenters.totalsegmentator.options import FolderOptions, TaskOptions
 from tomodex.terminology import Terminology, load_terminology
 from tomodex.volume import Volume
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, TypeVar
-from urllib.parse import parse_qs, urlsplit
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from tomodex.errors import Misconfigured
+from tomodex import options
 from tomodex.nnunet.devices import Device, Kernels, Precision, Wish, find_device
 
 #: exact: the labels of the official package. fast: in half precision, which a few in a thousand
@@ -21,10 +20,8 @@ Mode = Literal["exact", "fast", "crop"]
 Axes = Literal["RAS", "LPS"]
 
 
-class Options(BaseModel):
+class Options(options.Options):
     """What every model can be asked for."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     mode: Mode = "exact"
     precision: Precision | None = None  #: None: as the mode has it
@@ -66,24 +63,3 @@ class FolderOptions(Options):
 
     step: float = Field(0.5, gt=0, le=1)
     axes: Axes | None = None  #: None: as the model's own reader of images has it
-
-
-_O = TypeVar("_O", bound=Options)
-
-
-def read_options(url: str, kind: type[_O]) -> _O:
-    """The options in `url`, as `segmenter:?mode=fast&threads=4`.
-
-    Raises:
-        Misconfigured: one is unknown, given twice, or has a value that it does not take.
-    """
-    given = parse_qs(urlsplit(url).query, keep_blank_values=True)
-    twice = sorted(name for name, values in given.items() if len(values) > 1)
-    if twice:
-        raise Misconfigured(f"{url}: {twice[0]} is given twice")
-    try:
-        return kind.model_validate({name: value for name, (value,) in given.items()})
-    except ValidationError as wrong:
-        known = ", ".join(kind.model_fields)
-        found = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in wrong.errors())
-        raise Misconfigured(f"{url}: {found} (options are {known})") from wrong

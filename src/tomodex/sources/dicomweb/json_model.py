@@ -1,7 +1,7 @@
 """The DICOM JSON Model (PS3.18 Annex F) of one dataset, read as a header.
 
 It is written as the header it stands for, so that all that is known of reading headers counts here
-too. pydicom can do that, and takes 30 ms an instance (measured), where this takes 0.2 ms.
+too. pydicom can do that, and takes 30 ms an instance (measured), where this takes 1.2 ms.
 """
 
 from __future__ import annotations
