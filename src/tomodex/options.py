@@ -82,7 +82,8 @@ def read_options(url: str, kind: type[_O]) -> _O:
         known = ", ".join(kind.model_fields)
         found = "; ".join(_said(e["loc"], e["msg"]) for e in wrong.errors())
         # Not chained: pydantic's own text quotes the values.
-        raise Misconfigured(f"{without_query(url)}: {found} (options are {known})") from None
+        shown = without_query(url).removesuffix(":")  # `phantom:` is a whole URL
+        raise Misconfigured(f"{shown}: {found} (options are {known})") from None
 
 
 def _said(place: tuple[int | str, ...], message: str) -> str:
