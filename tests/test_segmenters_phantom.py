@@ -167,7 +167,7 @@ def test_its_labels_are_the_structures_that_phantoms_have():
 
 
 def test_an_option_that_it_does_not_have_is_refused():
-    with pytest.raises(Misconfigured, match="^phantom: axes: Extra inputs"):
+    with pytest.raises(Misconfigured, match=r"^phantom: axes: Extra inputs"):
         PhantomSegmenter("phantom:?axes=LPS")
 
 
