@@ -6,6 +6,7 @@
     Suspended      the same, and do not ask before a given time   -> task given back untried
     Misconfigured  tell the operator and stop                     -> exit code 2
     BadQuery       tell the person searching what to change       -> exit code 2, HTTP 400
+    Forbidden      tell who asks that they may not                -> exit code 2, HTTP 403
 
 Anything else that is raised is a bug: the task is "failed", with its traceback.
 """
@@ -62,3 +63,7 @@ class BadQuery(TomodexError):
         super().__init__(sentence)
         self.place = place  #: (start, end) in the text of the search; None: all of it
         self.suggestions = suggestions  #: what was probably meant there
+
+
+class Forbidden(TomodexError):
+    """Who asks may not do or learn this; the message says which role may."""

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 from tomodex.annotation import AnnotatedSeries
 from tomodex.bounds import Bounds, Expect, allowed_bytes, ignore
+from tomodex.cohorts import Cohorts
 from tomodex.errors import BadQuery, Misconfigured
 from tomodex.indexes import Index, open_index
 from tomodex.instance import read_instance
@@ -173,6 +174,11 @@ def index_of(settings: Settings) -> Index:
     """The index, made on first use."""
     _make_data_folder(settings.data)
     return open_index(settings.index_url)
+
+
+def cohorts_of(settings: Settings) -> Cohorts:
+    """What answers questions of people."""
+    return Cohorts(index_of(settings), load_terminology())
 
 
 def require_data(settings: Settings) -> None:

@@ -32,7 +32,7 @@ from tomodex.cli import (
     weights,
 )
 from tomodex.cli.shared import given
-from tomodex.errors import BadQuery, Misconfigured, TomodexError, Unavailable
+from tomodex.errors import BadQuery, Forbidden, Misconfigured, TomodexError, Unavailable
 
 app = typer.Typer(
     name="tomodex",
@@ -111,7 +111,7 @@ def main() -> None:
     """Run a command; say what went wrong in one line, and by the exit code."""
     try:
         app()
-    except (Misconfigured, BadQuery) as wrong:
+    except (Misconfigured, BadQuery, Forbidden) as wrong:
         _complain(str(wrong))
         sys.exit(2)
     except Unavailable as unavailable:

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from tomodex.errors import (
     BadQuery,
+    Forbidden,
     Misconfigured,
     NotThere,
     Suspended,
@@ -66,7 +67,7 @@ def answer_problems(app: FastAPI) -> None:
     app.add_exception_handler(Refused, _answer)
     app.add_exception_handler(RequestValidationError, _answer)
     app.add_exception_handler(HTTPException, _answer)
-    for kind in (Unsuitable, Unavailable, Misconfigured, BadQuery):
+    for kind in (Unsuitable, Unavailable, Misconfigured, BadQuery, Forbidden):
         app.add_exception_handler(kind, _answer)
     app.add_exception_handler(Exception, _answer)
 
@@ -102,6 +103,8 @@ def refusal_of(error: Exception) -> Refused:
                 place=error.place,
                 suggestions=error.suggestions,
             )
+        case Forbidden():
+            return Refused(HTTPStatus.FORBIDDEN, "forbidden", str(error))
         case Misconfigured():
             sentence = f"the server is not set up right: {error}"
             return Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "misconfigured", sentence)
