@@ -11,7 +11,8 @@ from tomodex.errors import Forbidden
 Role = Literal["viewer", "researcher", "steward", "operator", "service"]
 
 #: count: numbers that tell nothing of one person. rows: single series, by pseudonym. identify:
-#: whose a pseudonym is. operate: queue, rates, failures; no patient data. order: have series indexed.
+#: whose a pseudonym is. operate: queue, rates, failures; no patient data. order: have series
+#: indexed.
 Right = Literal["count", "rows", "identify", "operate", "order"]
 
 RIGHTS: Mapping[Role, frozenset[Right]] = {

@@ -22,9 +22,7 @@ class Counts:
     patients: int | None
     studies: int | None
     series: int | None
-    fewer_than: int = (
-        0  #: withheld, as there are fewer patients; 0: not withheld
-    )
+    fewer_than: int = 0  #: withheld, as there are fewer patients; 0: not withheld
     rounded: bool = False  #: the numbers are near the right ones
 
 
