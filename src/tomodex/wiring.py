@@ -178,7 +178,7 @@ def index_of(settings: Settings) -> Index:
 
 def cohorts_of(settings: Settings) -> Cohorts:
     """What answers questions of people."""
-    return Cohorts(index_of(settings), load_terminology())
+    return Cohorts(index_of(settings), load_terminology(), queue_of(settings))
 
 
 def require_data(settings: Settings) -> None:

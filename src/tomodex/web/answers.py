@@ -1,0 +1,80 @@
+"""What routes share: who asks, the body of a question, and answers in JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, cast
+
+import orjson
+from fastapi import Depends, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from tomodex.access import OWNER, Asker
+from tomodex.web.problems import MEDIA_TYPE
+
+JSON = "application/json"
+
+
+def asker_of(request: Request) -> Asker:
+    """Who asks, as the guard found out."""
+    return cast(Asker, getattr(request.state, "asker", OWNER))
+
+
+Asking = Annotated[Asker, Depends(asker_of)]
+
+
+class Question(BaseModel):
+    """What to find."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    query: str = Field(
+        description="In the search language; an empty one finds everything.",
+        examples=["sacrum complete and PatientSex = F and PatientAge 40..60"],
+    )
+
+
+def answer(value: object) -> Response:
+    """A value of the core as JSON, the same as the command line prints."""
+    return Response(orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS), media_type=JSON)
+
+
+def shown(example: object, **more: Any) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says of a route's answers: an example of a good one, and of problems."""
+    good = {"content": {JSON: {"example": example}}}
+    return {200: {**good, **more}, 400: BAD_QUERY, 403: FORBIDDEN}
+
+
+def _problem(description: str, example: Mapping[str, object]) -> dict[str, Any]:
+    return {"description": description, "content": {MEDIA_TYPE: {"example": example}}}
+
+
+BAD_QUERY = _problem(
+    "The question cannot be understood",
+    {
+        "type": "urn:tomodex:problem:bad-query",
+        "title": "Bad Request",
+        "status": 400,
+        "detail": "no structure is called 'sacrun'\n  sacrun\n  ^^^^^^\ndid you mean: sacrum?",
+        "place": [0, 6],
+        "suggestions": ["sacrum"],
+    },
+)
+FORBIDDEN = _problem(
+    "Who asks may not",
+    {
+        "type": "urn:tomodex:problem:forbidden",
+        "title": "Forbidden",
+        "status": 403,
+        "detail": "only a researcher or steward may do that",
+    },
+)
+NOT_THERE = _problem(
+    "It is not known",
+    {
+        "type": "urn:tomodex:problem:not-there",
+        "title": "Not Found",
+        "status": 404,
+        "detail": "no series 1.2.3 is known",
+    },
+)
