@@ -19,8 +19,9 @@ from tomodex.selection import load_rules
 from tomodex.settings import Settings
 from tomodex.web.guard import Guard
 from tomodex.web.problems import Refused, answer_problems, problem
+from tomodex.web.routes import add_routes
 from tomodex.web.tasks import MOST_BODY_BYTES, tasks_router
-from tomodex.wiring import queue_of
+from tomodex.wiring import cohorts_of, queue_of
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ def make_app(settings: Settings) -> FastAPI:
     if not token:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_NAMES)
     app.include_router(tasks_router(settings, queue, load_rules(settings.rules)))
+    add_routes(app, settings, cohorts_of(settings))
 
     @app.get("/v1/health", tags=["server"], summary="Whether it lives and the queue answers")
     async def health() -> Health:
