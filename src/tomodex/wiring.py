@@ -15,6 +15,7 @@ from tomodex.errors import BadQuery, Misconfigured
 from tomodex.indexes import Index, open_index
 from tomodex.instance import read_instance
 from tomodex.logbook import Logbook
+from tomodex.operations import Operations
 from tomodex.options import is_bare, without_query
 from tomodex.pipeline import Tools, annotate_series
 from tomodex.pseudonym import load_key, pseudonymizer
@@ -179,6 +180,12 @@ def index_of(settings: Settings) -> Index:
 def cohorts_of(settings: Settings) -> Cohorts:
     """What answers questions of people."""
     return Cohorts(index_of(settings), load_terminology(), queue_of(settings))
+
+
+def operations_of(settings: Settings) -> Operations:
+    """What somebody asked for that takes long."""
+    _make_data_folder(settings.data)
+    return Operations(settings.data / "operations.db")
 
 
 def require_data(settings: Settings) -> None:
