@@ -29,7 +29,7 @@ from tomodex.options import is_bare, without_query
 from tomodex.queues import Failed, Queue, open_queue
 from tomodex.settings import Settings, load_settings
 from tomodex.web.app import make_app
-from tomodex.web.guard import Guard
+from tomodex.web.guard import Patience
 from tomodex.web.problems import Refused, refusal_of
 from tomodex.web.serving import require_guard
 from tomodex.web.tasks import MOST_ASKING, MOST_BODY_BYTES
@@ -419,10 +419,10 @@ def test_a_token_that_is_not_there_is_said_at_the_start(settings):
 def test_without_a_token_only_this_machine_is_answered():
     for host in ("0.0.0.0", "192.0.2.1", "::", "pacs.example"):
         with pytest.raises(Misconfigured, match="token"):
-            require_guard(load_settings(serve={"host": host}).serve)
+            require_guard(load_settings(serve={"host": host}))
     for host in ("127.0.0.1", "::1", "localhost"):
-        require_guard(load_settings(serve={"host": host}).serve)
-    require_guard(load_settings(serve={"host": "0.0.0.0", "token": "env:X"}).serve)
+        require_guard(load_settings(serve={"host": host}))
+    require_guard(load_settings(serve={"host": "0.0.0.0", "token": "env:X"}))
 
 
 def test_a_web_site_that_takes_our_address_is_not_answered(client):
@@ -440,14 +440,14 @@ def test_a_client_that_asks_too_often_is_told_when_to_come_again(settings):
 
 def test_one_client_does_not_use_up_the_turn_of_another():
     now = [0.0]
-    guard = Guard("", 1, now=lambda: now[0])
+    patience = Patience(1, now=lambda: now[0])
     for _ in range(4):
-        guard._require_patience("a")
+        patience.require("a")
     with pytest.raises(Refused):
-        guard._require_patience("a")
-    guard._require_patience("b")
+        patience.require("a")
+    patience.require("b")
     now[0] += 1
-    guard._require_patience("a")
+    patience.require("a")
 
 
 # --- errors -------------------------------------------------------------------------------------

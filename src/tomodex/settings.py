@@ -24,6 +24,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from tomodex.admission import Access
 from tomodex.doors import Receive, Serve
 from tomodex.errors import Misconfigured
 from tomodex.schedule import read_schedule
@@ -120,6 +121,7 @@ class Settings(BaseSettings):
         Receive(), description="`tomodex receive`: where it listens, who may push, what is whole."
     )
     serve: Serve = Field(Serve(), description="`tomodex serve`: where it listens, and who may ask.")
+    access: Access = Field(Access(), description="Who may ask, and what they may learn.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "warning", description="What is written to stderr, as JSON lines."
     )

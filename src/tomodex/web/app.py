@@ -13,13 +13,15 @@ from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from tomodex.options import Secret
+from tomodex.admission import Askers
 from tomodex.pipeline import software_versions
 from tomodex.selection import load_rules
 from tomodex.settings import Settings
-from tomodex.web.guard import Guard
+from tomodex.web.guard import Guard, Patience
+from tomodex.web.login import login_router, to_login, wants_login
 from tomodex.web.problems import Refused, answer_problems, problem
 from tomodex.web.routes import add_routes
+from tomodex.web.sessions import Sessions
 from tomodex.web.tasks import MOST_BODY_BYTES, tasks_router
 from tomodex.wiring import cohorts_of, queue_of
 
@@ -50,10 +52,11 @@ def make_app(settings: Settings) -> FastAPI:
     """The app for these settings.
 
     Raises:
-        Misconfigured: the queue, the rules or the token cannot be used.
+        Misconfigured: the queue, the rules or a token cannot be used.
     """
     queue, watching = queue_of(settings), CapacityLimiter(MOST_WATCHING)
-    token = Secret(settings.serve.token).read() if settings.serve.token else ""
+    askers = Askers(settings.access, settings.serve.token)
+    sessions = Sessions(settings.data / "sessions.db", askers, settings.access.session_h)
     app = FastAPI(
         title="Tomodex",
         version=version("tomodex"),
@@ -64,9 +67,10 @@ def make_app(settings: Settings) -> FastAPI:
         max_body_size=MOST_BODY_BYTES,
     )
     answer_problems(app)
-    _guard(app, Guard(token, settings.serve.per_second))
-    if not token:
+    _guard(app, Guard(askers, sessions, Patience(settings.serve.per_second)))
+    if askers.everybody:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_NAMES)
+    app.include_router(login_router(askers, sessions))
     app.include_router(tasks_router(settings, queue, load_rules(settings.rules)))
     add_routes(app, settings, cohorts_of(settings))
 
@@ -92,10 +96,10 @@ def _guard(app: FastAPI, guard: Guard) -> None:
     ) -> Response:
         begin = time.monotonic()
         try:
-            guard.require(request)
+            await guard.admit(request)
             response = await go_on(request)
         except Refused as refused:
-            response = problem(refused)
+            response = to_login(request) if wants_login(request, refused) else problem(refused)
         response.headers.update(HEADERS)
         facts = {
             "method": request.method,

@@ -29,7 +29,7 @@ def serve(settings: Settings, started: Callable[[int], None]) -> None:
         Misconfigured: the settings do not fit together, or the port is taken.
     """
     door = settings.serve
-    require_guard(door)
+    require_guard(settings)
     config = uvicorn.Config(
         make_app(settings),
         log_config=None,
@@ -47,16 +47,18 @@ def serve(settings: Settings, started: Callable[[int], None]) -> None:
         _run(config, listening)
 
 
-def require_guard(door: Serve) -> None:
+def require_guard(settings: Settings) -> None:
     """Refuse to answer everybody who can reach this machine.
 
     Raises:
-        Misconfigured: there is no token.
+        Misconfigured: nobody has to say who they are.
     """
-    if not is_loopback(door.host) and not door.token:
+    door, access = settings.serve, settings.access
+    guarded = door.token or access.tokens or access.oidc
+    if not is_loopback(door.host) and not guarded:
         raise Misconfigured(
-            f"{door.host} can be reached from other machines: set `token` in [serve], such as "
-            "file:/run/secrets/tomodex-token"
+            f"{door.host} can be reached from other machines: give each asker a token under "
+            "[access.tokens], or set `token` in [serve], such as file:/run/secrets/tomodex-token"
         )
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import orjson
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -19,6 +19,7 @@ from tomodex.queues import Lane, NewTask, Queue, Status, TaskState
 from tomodex.selection import Rules
 from tomodex.series import Series
 from tomodex.settings import Settings
+from tomodex.web.guard import permit
 from tomodex.web.orders import AnyOrder, Order, PredecessorOrder, Uid, as_order
 from tomodex.web.problems import MEDIA_TYPE, RETRY_S, Refused
 from tomodex.wiring import source_of
@@ -117,6 +118,7 @@ def tasks_router(settings: Settings, queue: Queue, rules: Rules) -> APIRouter:
     """The routes, on this queue."""
     router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
     asking = Asking(MOST_ASKING)
+    operating = [Depends(permit("operate"))]
 
     @router.post(
         "",
@@ -124,6 +126,7 @@ def tasks_router(settings: Settings, queue: Queue, rules: Rules) -> APIRouter:
         response_model=Accepted,
         responses={404: PROBLEM, 415: PROBLEM, 422: PROBLEM, 501: PROBLEM, 503: PROBLEM},
         openapi_extra=BODY,
+        dependencies=[Depends(permit("order"))],
         summary="Order series to be indexed",
     )
     async def order(request: Request, response: Response) -> Accepted:
@@ -135,7 +138,7 @@ def tasks_router(settings: Settings, queue: Queue, rules: Rules) -> APIRouter:
             response.headers["Location"] = f"/v1/tasks/{accepted.tasks[0].id}"
         return accepted
 
-    @router.get("", summary="Find tasks by what became of them")
+    @router.get("", dependencies=operating, summary="Find tasks by what became of them")
     def find(
         status: Annotated[Status, Query()] = "failed",
         reason: Annotated[str, Query(max_length=100)] = "",
@@ -144,12 +147,17 @@ def tasks_router(settings: Settings, queue: Queue, rules: Rules) -> APIRouter:
         """Newest first."""
         return [seen(state) for state in queue.find_states(status, reason, limit)]
 
-    @router.get("/{series_uid}", responses={404: PROBLEM}, summary="See what became of a series")
+    @router.get(
+        "/{series_uid}",
+        responses={404: PROBLEM},
+        dependencies=operating,
+        summary="See what became of a series",
+    )
     def see(series_uid: Annotated[Uid, Path()]) -> TaskSeen:
         """By its Series Instance UID."""
         return state_of(queue, series_uid, settings.configuration)
 
-    @router.post("/retry", summary="Have tasks tried again")
+    @router.post("/retry", dependencies=operating, summary="Have tasks tried again")
     def retry(
         status: Annotated[Literal["failed", "rejected"], Query()] = "failed",
         reason: Annotated[str, Query(max_length=100)] = "",
