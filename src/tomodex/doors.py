@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,6 +25,15 @@ def _named(place: str) -> str:
     if place:
         TypeAdapter(Secret).validate_python(place)
     return place
+
+
+def _template(url: str) -> str:
+    if url and not url.startswith(("https://", "http://", "/")):
+        raise ValueError("a viewer is a URL, such as https://viewer.example/?study={study}")
+    named = set(re.findall(r"{([^{}]*)}", url))
+    if (url and not named) or named - {"study", "series"}:
+        raise ValueError("a viewer's URL has {study} and {series} where the UIDs belong")
+    return url
 
 
 class Receive(BaseModel):
@@ -61,6 +71,7 @@ class Serve(BaseModel):
     lane: Literal["on-demand", "daily", "reindex", "backfill"] = "on-demand"
     #: of tasks that do not say theirs
     per_second: float = Field(default=50.0, gt=0)  #: requests of one client, more for a short while
+    viewer: Annotated[str, AfterValidator(_template)] = ""  #: URL with {study}, {series}; "": none
 
 
 def is_loopback(host: str) -> bool:
