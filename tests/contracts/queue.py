@@ -682,6 +682,17 @@ class QueueContract:
         since = datetime.fromisoformat(queue.states("8")[0].updated) - HOUR
         assert queue.pace(since) == {"daily": 2, "backfill": 1}
 
+    def test_a_lane_says_since_when_its_oldest_task_waits(self, queue, later):
+        assert queue.waiting_since("daily") is None
+        queue.put([new("1", "daily")])
+        later(HOUR)
+        queue.put([new("2", "daily"), new("3", "backfill")])
+        waiting = {uid: queue.states(uid)[0].updated for uid in ("1", "2", "3")}
+        assert queue.waiting_since("daily") == datetime.fromisoformat(waiting["1"])
+        assert queue.waiting_since("backfill") == datetime.fromisoformat(waiting["3"])
+        settle_next(queue)
+        assert queue.waiting_since("daily") == datetime.fromisoformat(waiting["2"])
+
     # Who has read it
 
     def test_each_consumer_keeps_its_own_place(self, queue):

@@ -425,6 +425,10 @@ class SqliteQueue:
         facts = {"since": round(since.timestamp() * 1000)}
         return {LANES[lane]: tasks for lane, tasks in self._read(say.PACE, facts)}
 
+    def waiting_since(self, lane: Lane) -> datetime | None:
+        ((since_ms,),) = self._read(say.WAITING_SINCE, (LANES.index(lane),))
+        return None if since_ms is None else datetime.fromtimestamp(since_ms / 1000, UTC)
+
     def _write_audit(
         self, db: apsw.Connection, event: str, series_uid: str, source: str, sentence: str
     ) -> None:

@@ -181,6 +181,11 @@ where status in ('completed', 'rejected', 'failed') and updated_ms > :since and 
 group by lane
 """
 
+WAITING_SINCE = """
+select min(updated_ms) from task indexed by task_waiting
+where lane = ? and status = 'ready' and due_ms = 0
+"""
+
 AUDITED = """
 select sequence, at_ms, event, series_uid, source, sentence from audit
 where :series_uid = '' or series_uid = :series_uid
