@@ -17,6 +17,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +27,13 @@ from tomodex.indexes.duckdb.schema import (
     COMPLETE,
     INSERT_ANNOTATIONS,
     INSERT_SERIES,
+    SEEN,
     SHOWN,
     insert_columns,
     number_labels,
 )
 from tomodex.indexes.duckdb.store import FileStore
-from tomodex.search import SEARCHABLE, parse
+from tomodex.search import SEARCHABLE, key_of, parse
 from tomodex.terminology import load_terminology
 
 CHUNK = 50_000
@@ -149,22 +151,37 @@ def _annotations(random, first, count, spans, volumes, bits):  # type: ignore[no
     whole = shown & (bottom >= ends[:, :1]) & (top <= ends[:, 1:])
     series, structure = np.nonzero(shown)
     size = volumes * random.lognormal(0, 0.25, bottom.shape) * (high - low) / (top - bottom)
+    columns = {
+        "structure": bits[structure],
+        "series": (series + first).astype(np.uint32),
+        "volume_ml": size[shown].astype(np.float32),
+        "mean_hu": random.normal(50, 25, len(series)).astype(np.float32),
+        "bottom_mm": low[shown],
+        "top_mm": high[shown],
+        "complete": whole[shown],
+    }
+    counts = shown.sum(axis=1)
     return (
+        columns,
         {
-            "structure": bits[structure],
-            "series": (series + first).astype(np.uint32),
-            "volume_ml": size[shown].astype(np.float32),
-            "mean_hu": random.normal(50, 25, len(series)).astype(np.float32),
-            "bottom_mm": low[shown],
-            "top_mm": high[shown],
-            "complete": whole[shown],
-        },
-        {
-            "structure_count": shown.sum(axis=1).astype(np.uint16),
+            "structure_count": counts.astype(np.uint16),
+            "seen": _blobs(columns, counts),
             **_masks(SHOWN, shown, bits),
             **_masks(COMPLETE, whole, bits),
         },
     )
+
+
+def _blobs(columns, counts):  # type: ignore[no-untyped-def]
+    """The column `seen` of `series`, from rows in the order of series."""
+    rows = np.empty(len(columns["series"]), SEEN)
+    for name in SEEN.names or ():
+        rows[name] = columns[name]
+    octets, ends = rows.tobytes(), np.cumsum(counts) * SEEN.itemsize
+    starts = [0, *ends.tolist()]
+    blobs = np.empty(len(counts), object)
+    blobs[:] = [octets[start:end] for start, end in pairwise(starts)]
+    return blobs
 
 
 def _masks(columns, shown, bits):  # type: ignore[no-untyped-def]
@@ -187,6 +204,7 @@ def _series(random, first, count, masks):  # type: ignore[no-untyped-def]
         "Manufacturer": random.choice(np.array(["SIEMENS", "Philips", "GE"], object), count),
         "ConvolutionKernel": random.choice(np.array(["B30f", "B70f", "STANDARD"], object), count),
         "SliceThickness": random.choice([0.75, 1.0, 1.5, 2.0, 3.0, 5.0], count),
+        "size_bytes": random.integers(50, 1200, count) * 2.0 * 512 * 512,
         "plane": np.full(count, "axial", object),
         "segmented": np.full(count, "yes", object),
     }
@@ -195,17 +213,22 @@ def _series(random, first, count, masks):  # type: ignore[no-untyped-def]
         "number": np.arange(first, first + count, dtype=np.uint32),
         "series_uid": np.array(uids, object),
         "study_uid": np.array([f"1.2.826.0.1.3680043.9.{s:030d}" for s in studies], object),
-        "series_key": random.integers(0, 2**63, count, np.uint64),
+        "series_key": np.array([key_of(uid) for uid in uids], np.uint64),
         "study_key": studies.astype(np.uint64),
-        "patient_key": (studies * 4 // 11).astype(np.uint64),
+        "patient_key": _mixed((studies * 4 // 11).astype(np.uint64)),
         "study": (studies + 1).astype(np.uint32),
         "patient": (studies * 4 // 11 + 1).astype(np.uint32),
+        "pseudonym": np.array([f"{p:032x}" for p in studies * 4 // 11], object),
         **masks,
         **{
             k: known.get(k, absent.get(kind, np.full(count, np.nan)))
             for k, kind in SEARCHABLE.items()
         },
     }
+
+
+def _mixed(values):  # type: ignore[no-untyped-def]
+    return (values + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
 
 
 def _percentiles(call: Callable[[], object], repeat: int) -> dict[str, float]:

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from tomodex.errors import BadQuery
 from tomodex.search import (
+    ASKABLE,
+    FIELDS,
     SEARCHABLE,
     Above,
     And,
@@ -561,12 +563,16 @@ def test_every_documented_search_is_one() -> None:
         else:
             wrong.append(text)
     assert wrong == [
+        "structure",
+        "StudyYear",
+        "AgeDecade",
+        "SliceThicknessClass",
         'tomodex search "sacrum complete and PatientSex = F and PatientAge 40..60 '
         'and SliceThickness <= 1.5"',
         "  liver and sacrun complete",
     ]
 
 
-def test_every_attribute_is_documented() -> None:
+def test_every_attribute_and_field_is_documented() -> None:
     page = (Path(__file__).parents[1] / "docs/reference/query-language.md").read_text()
-    assert [keyword for keyword in SEARCHABLE if f"`{keyword}`" not in page] == []
+    assert [keyword for keyword in {*ASKABLE, *FIELDS} if f"`{keyword}`" not in page] == []

@@ -10,6 +10,7 @@ from datetime import date, timedelta
 from functools import cache
 from itertools import product
 
+import numpy as np
 import pytest
 
 from tomodex.annotation import AnnotatedSeries, Annotation, Image, Provenance
@@ -17,22 +18,27 @@ from tomodex.errors import BadQuery
 from tomodex.indexes import Index
 from tomodex.measurement import Measurement
 from tomodex.search import (
+    FIELDS,
     TOLERANCE_MM,
     Above,
     And,
     Below,
     Between,
+    CellCount,
     Has,
     Interval,
     Not,
     Or,
     Page,
     Query,
+    Sample,
     Shows,
     Term,
+    Totals,
     attributes_of,
     is_anatomical,
     parse,
+    patients_key,
 )
 from tomodex.segmentation import Algorithm
 from tomodex.series import Series
@@ -148,7 +154,16 @@ plane = axial
 plane = coronal or tilt_deg >= 10
 segmented = yes
 segmented = no
+segmented = waiting
 StudyDescription = *
+scan_bottom_mm < 0
+scan_top_mm 300..500
+size_bytes > 100 MB
+not size_bytes = *
+SeriesInstanceUID = 1.2.* and liver
+SeriesInstanceUID != *7
+StudyInstanceUID in (1.3.7, 1.3.8, 1.3.999)
+StudyInstanceUID = 1.3.1* or StudyInstanceUID = *.3.2*
 kidney complete and PatientSex = F and PatientAge 30..70
 (sacrum complete or heart complete) and (PatientSex = M or not liver) and not (spleen cut)
 not (kidney between T12 and L4)
@@ -169,7 +184,7 @@ def matches(term: Term | None, series: AnnotatedSeries) -> bool:
             known = series.provenance.algorithm is not None or not is_anatomical(part)
             return known and not matches(part, series)
         case Has():
-            return has(term, attributes_of(series).get(term.keyword))
+            return has(term, facts(series).get(term.keyword))
         case Shows():
             return shows(term, series, lambda _: True)
         case Above(subject=subject, landmark=landmark):
@@ -205,6 +220,16 @@ def fits(term: Shows, annotation: Annotation) -> bool:
     )
 
 
+def from_the_head(one: AnnotatedSeries) -> list[tuple[str, bool, float, float, float, float]]:
+    """What a series shows from head to foot: name, complete, volume, density, bottom, top."""
+    measured = {a.structure: a.measurement for a in one.annotations}
+    seen = [
+        (name, m.complete, m.volume_ml, m.mean_hu, m.box_min_mm[2], m.box_max_mm[2])
+        for name, m in measured.items()
+    ]
+    return sorted(seen, key=lambda s: (-np.float32(s[-1]), s[0]))
+
+
 def is_above(upper: Measurement, lower: Measurement) -> bool:
     return upper.box_min_mm[2] >= lower.box_max_mm[2] - TOLERANCE_MM
 
@@ -218,6 +243,12 @@ def is_between(subject: Measurement, one: Measurement, other: Measurement) -> bo
         if start <= end + TOLERANCE_MM and (inside or fills):
             return True
     return False
+
+
+def facts(one: AnnotatedSeries) -> dict[str, str | float]:
+    """Everything that a term can compare."""
+    uids = {"SeriesInstanceUID": one.series.series_uid, "StudyInstanceUID": one.series.study_uid}
+    return {**attributes_of(one), **uids}
 
 
 def has(term: Has, value: str | float | None) -> bool:
@@ -278,25 +309,28 @@ def _series(number: int, dice: random.Random) -> AnnotatedSeries:
     end = start + dice.uniform(40, 450)
     segmented = dice.random() > 0.05
     annotations = _annotations(start, end, dice) if segmented else ()
-    spacing = dice.choice([0.75, 1.5, 3.0])
+    spacing, uid = dice.choice([0.75, 1.5, 3.0]), dice.randrange(10**6)
+    attributes = _attributes(dice)
+    image = Image(
+        shape=(int((end - start) / spacing), 512, 512),
+        spacing_mm=(spacing, 0.8, 0.8),
+        affine=((1.0, 0.0, 0.0, 0.0),) * 4,
+        plane=dice.choice(["axial", "axial", "coronal"]),
+        oblique_deg=0.0,
+        tilt_deg=dice.choice([0.0, 0.0, 12.5]),
+        box_min_mm=(-200.0, -200.0, start),
+        box_max_mm=(200.0, 200.0, end),
+    )
     return AnnotatedSeries(
         series=Series(
-            series_uid=f"1.2.{dice.randrange(10**6)}.{number}",
+            series_uid=f"1.2.{uid}.{number}",
             study_uid=f"1.3.{number // 3}",
             patient=f"p{number // 8}" if number % 50 else "",
             modality="CT",
-            attributes=_attributes(dice),
+            instance_count=number if number % 3 else None,
+            attributes=attributes,
         ),
-        image=Image(
-            shape=(int((end - start) / spacing), 512, 512),
-            spacing_mm=(spacing, 0.8, 0.8),
-            affine=((1.0, 0.0, 0.0, 0.0),) * 4,
-            plane=dice.choice(["axial", "axial", "coronal"]),
-            oblique_deg=0.0,
-            tilt_deg=dice.choice([0.0, 0.0, 12.5]),
-            box_min_mm=(-200.0, -200.0, start),
-            box_max_mm=(200.0, 200.0, end),
-        ),
+        image=image if segmented or number % 2 else None,
         annotations=annotations,
         provenance=Provenance(
             algorithm=Algorithm(name="dice") if segmented else None,
@@ -322,6 +356,8 @@ def _attributes(dice: random.Random) -> dict[str, str | float]:
         "ConvolutionKernel": dice.choice(["B30f", "B_0s", "BX0", "FC08", "100%", "1000"]),
         "SliceThickness": dice.choice([0.6, 1.0, 1.5, 3.0]),
         "KVP": dice.choice([100.0, 120.0]),
+        "Rows": 512.0,
+        "Columns": 512.0,
     }
     kept = {k: v for k, v in known.items() if k == "Modality" or dice.random() > 0.1}
     return {**kept, "NobodyKnows": "this"}
@@ -360,6 +396,50 @@ def asked(text: str) -> Query:
 
 def tally(pages: Page) -> tuple[int, int, int]:
     return pages.series, pages.studies, pages.patients
+
+
+def cell_of(matching: Sequence[AnnotatedSeries]) -> CellCount:
+    patients = {one.series.patient for one in matching if one.series.patient}
+    return CellCount(
+        series=len(matching), patients=len(patients), patients_key=patients_key(patients)
+    )
+
+
+def values_of(one: AnnotatedSeries, field: str) -> set[str]:
+    """What a series has of a field whose values are counted."""
+    match field:
+        case "structure":
+            return {a.structure for a in one.annotations}
+        case "complete":
+            return {a.structure for a in one.annotations if a.measurement.complete}
+        case "cut":
+            return {a.structure for a in one.annotations if not a.measurement.complete}
+    keyword, name = NAMED.get(field, (field, str))
+    value = attributes_of(one).get(keyword)
+    return set() if value is None else {name(value)}
+
+
+def _decade(age: str | float) -> str:
+    first = int(float(age) // 10 * 10)
+    return f"{first}-{first + 9}"
+
+
+def _thickness(mm: str | float) -> str:
+    if float(mm) <= 1:
+        return "up to 1 mm"
+    if float(mm) <= 1.5:
+        return "over 1 to 1.5 mm"
+    if float(mm) <= 3:
+        return "over 1.5 to 3 mm"
+    return "over 3 to 5 mm" if float(mm) <= 5 else "over 5 mm"
+
+
+#: Fields that are made of an attribute.
+NAMED: Mapping[str, tuple[str, Callable[[str | float], str]]] = {
+    "StudyYear": ("StudyDate", lambda day: str(day)[:4]),
+    "AgeDecade": ("PatientAge", _decade),
+    "SliceThicknessClass": ("SliceThickness", _thickness),
+}
 
 
 class IndexContract:
@@ -416,6 +496,7 @@ class IndexContract:
         for hit in filled.search(asked(""), limit=1000).hits:
             one = by_uid[hit.series_uid]
             assert hit.study_uid == one.series.study_uid
+            assert hit.patient == one.series.patient
             assert hit.structure_count == len(one.annotations)
             assert hit.attributes == attributes_of(one)
 
@@ -456,21 +537,114 @@ class IndexContract:
         filled.write(archive()[:10])
         assert filled.search(asked("")).series == 10
 
-    def test_facets_count_the_series_of_each_value(self, filled: Index) -> None:
-        for text in ("", "kidney complete", "thyroid gland"):
-            term = asked(text).term
-            matching = [one for one in archive() if matches(term, one)]
-            expected = {
-                "structure": Counter(a.structure for m in matching for a in m.annotations),
-                "complete": Counter(
-                    a.structure for m in matching for a in m.annotations if a.measurement.complete
-                ),
-                "PatientSex": _counted(matching, "PatientSex", str),
-                "plane": _counted(matching, "plane", str),
-                "StudyYear": _counted(matching, "StudyDate", lambda day: str(day)[:4]),
-                "AgeDecade": _counted(matching, "PatientAge", _decade),
-            }
-            assert filled.facets(asked(text), list(expected)) == expected
+    @pytest.mark.parametrize("text", ["", "kidney complete", "PatientSex = F", "thyroid gland"])
+    def test_facets_and_cells_count_every_value_of_every_field(
+        self, filled: Index, text: str
+    ) -> None:
+        matching = [one for one in archive() if matches(asked(text).term, one)]
+        facets, cells = (ask(asked(text), FIELDS) for ask in (filled.facets, filled.cells))
+        for field in FIELDS:
+            having: dict[str, list[AnnotatedSeries]] = {}
+            for one in matching:
+                for value in values_of(one, field):
+                    having.setdefault(value, []).append(one)
+            assert cells[field] == {value: cell_of(some) for value, some in having.items()}, field
+            assert facets[field] == {value: len(some) for value, some in having.items()}, field
+
+    def test_the_key_of_the_patients_is_theirs_alone(self, filled: Index) -> None:
+        for text in QUERIES:
+            matching = [one for one in archive() if matches(asked(text).term, one)]
+            key = filled.search(asked(text), limit=0).patients_key
+            assert key == patients_key(one.series.patient for one in matching), text
+
+    def test_the_size_of_what_was_found_is_that_of_its_series(self, filled: Index) -> None:
+        for text in ("", "liver", "segmented = waiting", "thyroid gland"):
+            matching = [one for one in archive() if matches(asked(text).term, one)]
+            sizes = [attributes_of(one).get("size_bytes", 0) for one in matching]
+            assert filled.search(asked(text)).size_bytes == sum(map(float, sizes))
+
+    def test_everything_that_a_series_shows_is_seen_at_once(self, filled: Index) -> None:
+        some = archive()[::3]
+        seen = filled.seen([*(one.series.series_uid for one in some), "1.2.3.unknown"])
+        assert set(seen) == {one.series.series_uid for one in some}
+        for one in some:
+            found, shown = seen[one.series.series_uid], from_the_head(one)
+            assert [(s.structure, s.complete) for s in found] == [(s[0], s[1]) for s in shown]
+            numbers = [(s.volume_ml, s.mean_hu, s.bottom_mm, s.top_mm) for s in found]
+            assert np.array(numbers) == pytest.approx(np.array([s[2:] for s in shown]), rel=1e-6)
+        assert filled.seen([]) == {}
+
+    def test_what_is_seen_is_what_was_written_last(self, filled: Index) -> None:
+        old = next(one for one in archive() if len(one.annotations) > 1)
+        filled.write([replace(old, annotations=old.annotations[:1])])
+        (only,) = filled.seen([old.series.series_uid])[old.series.series_uid]
+        assert only.structure == old.annotations[0].structure
+
+    def test_rows_are_all_the_hits_of_a_search(self, filled: Index) -> None:
+        for text in ("", "liver", "thyroid gland"):
+            rows = [hit for some in filled.rows(asked(text)) for hit in some]
+            assert rows == list(filled.search(asked(text), limit=1000).hits)
+
+    def test_rows_have_the_attributes_that_are_asked_for(self, filled: Index) -> None:
+        rows = [hit for some in filled.rows(asked("liver"), ["KVP", "plane"]) for hit in some]
+        assert {keyword for hit in rows for keyword in hit.attributes} == {"KVP", "plane"}
+        with pytest.raises(BadQuery, match="no attribute"):
+            list(filled.rows(asked("liver"), ['x" from secrets --']))
+
+    def test_a_sample_is_the_same_for_the_same_seed(self, filled: Index) -> None:
+        def drawn(sample: Sample) -> list[str]:
+            rows = filled.rows(asked("kidney"), [], sample)
+            return [hit.series_uid for some in rows for hit in some]
+
+        whole = [hit.series_uid for hit in filled.search(asked("kidney"), limit=1000).hits]
+        one, other = drawn(Sample(size=20, seed=1)), drawn(Sample(size=20, seed=2))
+        assert one == [uid for uid in whole if uid in set(one)]
+        assert len(one) == len(other) == 20
+        assert one == drawn(Sample(size=20, seed=1)) != other
+        assert set(one) < set(drawn(Sample(size=40, seed=1)))
+        assert drawn(Sample(size=1000)) == whole
+        assert drawn(Sample(size=0)) == []
+
+    def test_a_sample_favours_nobody(self, filled: Index) -> None:
+        drawn = Counter(
+            hit.series_uid
+            for seed in range(60)
+            for some in filled.rows(asked(""), [], Sample(size=100, seed=seed))
+            for hit in some
+        )
+        assert len(drawn) == len(archive())
+        assert max(drawn.values()) < 40  # 20 on average, with a deviation of 4
+
+    def test_nothing_is_held_up_by_somebody_who_reads_rows(
+        self, filled: Index, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        newest = filled.search(asked(""), limit=1000).hits
+        rows = filled.rows(asked(""))
+        first = list(next(rows))
+        filled.erase([newest[-1].series_uid])
+        filled.write([one for one in archive() if one.series.series_uid == newest[-2].series_uid])
+        read = [*first, *(hit for some in rows for hit in some)]
+        assert read[: len(newest) - 1] == list(newest[:-1])
+
+    def test_totals_say_what_is_in_it(self, filled: Index, index: Index) -> None:
+        series, studies, patients = counts(archive())
+        segmented = [one for one in archive() if one.provenance.algorithm]
+        assert filled.totals() == Totals(
+            series=series,
+            studies=studies,
+            patients=patients,
+            segmented=len(segmented),
+            waiting=sum(one.image is None for one in archive()),
+            newest=max(
+                date.fromisoformat(str(one.series.attributes["StudyDate"]))
+                for one in archive()
+                if "StudyDate" in one.series.attributes
+            ),
+        )
+        index.clear()
+        assert index.totals() == Totals(
+            series=0, studies=0, patients=0, segmented=0, waiting=0, newest=None
+        )
 
     def test_facets_come_most_frequent_first(self, filled: Index) -> None:
         for values in filled.facets(asked(""), ["structure", "Manufacturer"]).values():
@@ -527,18 +701,6 @@ NOTHING = {
     "heart above thyroid gland",
     "StudyDescription = *",
 }
-
-
-def _counted(
-    matching: Sequence[AnnotatedSeries], keyword: str, value: Callable[[str | float], str]
-) -> Counter[str]:
-    known = [attributes_of(one) for one in matching]
-    return Counter(value(one[keyword]) for one in known if keyword in one)
-
-
-def _decade(age: str | float) -> str:
-    first = int(float(age) // 10 * 10)
-    return f"{first}-{first + 9}"
 
 
 def _term(dice: random.Random, depth: int) -> Term:

@@ -7,11 +7,11 @@ The scheme of a URL picks one of these; see `registry.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, cast
 
 from tomodex.registry import open_adapter
-from tomodex.search import Page, Query
+from tomodex.search import SEARCHABLE, CellCount, Hit, Page, Query, Sample, Seen, Totals
 from tomodex.sinks import Sink
 
 ADAPTERS = {"duckdb": "tomodex.indexes.duckdb:DuckDBIndex"}
@@ -24,11 +24,28 @@ class Index(Sink, Protocol):
         """Exact counts of what matches, and some of it, newest study first."""
 
     def facets(self, query: Query, fields: Sequence[str]) -> Mapping[str, Mapping[str, int]]:
-        """For each field, how many matching series have each value.
+        """For each of these of `search.FIELDS`, how many matching series have each value."""
 
-        A field is a DICOM keyword of kind text, "structure", "complete" (structures that are
-        whole), "StudyYear" or "AgeDecade".
+    def cells(self, query: Query, fields: Sequence[str]) -> Mapping[str, Mapping[str, CellCount]]:
+        """The same with their patients, to be counted where single series are nobody's business."""
+
+    def seen(self, series_uids: Sequence[str]) -> Mapping[str, Sequence[Seen]]:
+        """Every structure of these series, from head to foot; a series not in it is left out."""
+
+    def rows(
+        self,
+        query: Query,
+        keywords: Sequence[str] = tuple(SEARCHABLE),
+        sample: Sample | None = None,
+    ) -> Iterator[Sequence[Hit]]:
+        """Everything that matches, or a sample of it, newest study first, some at a time.
+
+        Hits have these of the attributes. Nothing is held up while somebody reads on: a series
+        that is erased meanwhile is left out, one that is written again comes as it is then.
         """
+
+    def totals(self) -> Totals:
+        """What is in it."""
 
     def clear(self) -> None:
         """Forget everything, to be filled from the results feed again."""

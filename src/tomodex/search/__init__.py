@@ -1,11 +1,13 @@
 """What can be asked of the index: a query as text, and as a tree that no index engine owns.
 
 query.py        the tree: Query, its terms, Page
-searchable.py   attributes that can be asked for
+searchable.py   attributes that can be asked for, and fields whose values are counted
+keys.py         numbers that stand for UIDs, and for sets of patients
 language.py     text -> tree; its grammar is query.lark
 writing.py      tree -> text
 """
 
+from tomodex.search.keys import key_of, patients_key
 from tomodex.search.language import parse
 from tomodex.search.query import (
     TOLERANCE_MM,
@@ -13,6 +15,7 @@ from tomodex.search.query import (
     And,
     Below,
     Between,
+    CellCount,
     Has,
     Hit,
     Interval,
@@ -20,21 +23,37 @@ from tomodex.search.query import (
     Or,
     Page,
     Query,
+    Sample,
+    Seen,
     Shows,
     Term,
+    Totals,
     is_anatomical,
 )
-from tomodex.search.searchable import DERIVED, SEARCHABLE, attributes_of
+from tomodex.search.searchable import (
+    ASKABLE,
+    DERIVED,
+    FIELDS,
+    IDENTIFIERS,
+    SEARCHABLE,
+    THICKNESSES,
+    attributes_of,
+)
 from tomodex.search.writing import format
 
 __all__ = [
+    "ASKABLE",
     "DERIVED",
+    "FIELDS",
+    "IDENTIFIERS",
     "SEARCHABLE",
+    "THICKNESSES",
     "TOLERANCE_MM",
     "Above",
     "And",
     "Below",
     "Between",
+    "CellCount",
     "Has",
     "Hit",
     "Interval",
@@ -42,10 +61,15 @@ __all__ = [
     "Or",
     "Page",
     "Query",
+    "Sample",
+    "Seen",
     "Shows",
     "Term",
+    "Totals",
     "attributes_of",
     "format",
     "is_anatomical",
+    "key_of",
     "parse",
+    "patients_key",
 ]

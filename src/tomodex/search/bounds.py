@@ -30,6 +30,7 @@ VOLUME_UNITS: Mapping[str, float] = {
 HU_UNITS: Mapping[str, float] = {"hu": 1.0, "he": 1.0}
 
 _LENGTH = {"mm": 1.0, "cm": 10.0}
+_BYTES = {"kb": 1e3, "mb": 1e6, "gb": 1e9}
 _ANGLE = {"deg": 1.0, "degrees": 1.0, "°": 1.0}
 _YEARS = {"years": 1.0, "year": 1.0, "y": 1.0, "months": 1 / 12, "month": 1 / 12, "m": 1 / 12}
 
@@ -45,6 +46,9 @@ UNITS: Mapping[str, Mapping[str, float]] = {
     "GantryDetectorTilt": _ANGLE,
     "slice_spacing_mm": _LENGTH,
     "scan_length_mm": _LENGTH,
+    "scan_bottom_mm": _LENGTH,
+    "scan_top_mm": _LENGTH,
+    "size_bytes": _BYTES,
     "tilt_deg": _ANGLE,
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from tomodex.search.searchable import SEARCHABLE
+from tomodex.search.searchable import ASKABLE
 
 #: Attributes by what they are called in English and German.
 NAMES: Mapping[str, str] = {
@@ -30,6 +30,9 @@ NAMES: Mapping[str, str] = {
     "kontrastmittel": "ContrastBolusAgent",
     "scan length": "scan_length_mm",
     "schichten": "slice_count",
+    "series uid": "SeriesInstanceUID",
+    "study uid": "StudyInstanceUID",
+    "size": "size_bytes",
 }
 
 #: DICOM's codes (PS3.3 C.7.1.1) by what people say.
@@ -41,7 +44,7 @@ VALUES: Mapping[str, Mapping[str, str]] = {
     },
 }
 
-_KEYWORDS = {keyword.casefold(): keyword for keyword in SEARCHABLE} | dict(NAMES)
+_KEYWORDS = {keyword.casefold(): keyword for keyword in ASKABLE} | dict(NAMES)
 
 _HYPHENED = re.compile(r"([0-9]+(?:\.[0-9]+)?)[-\N{EN DASH}]([0-9]+(?:\.[0-9]+)?)")
 

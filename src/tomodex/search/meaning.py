@@ -31,7 +31,7 @@ from tomodex.search.query import (
     Shows,
     Term,
 )
-from tomodex.search.searchable import SEARCHABLE
+from tomodex.search.searchable import ASKABLE
 from tomodex.search.writing import written
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ STATES: dict[str, State] = {
 }
 MEASURES = {"volume": VOLUME_UNITS, "mean": HU_UNITS}
 
-_KEYWORDS = {keyword.casefold(): keyword for keyword in SEARCHABLE}
+_KEYWORDS = {keyword.casefold(): keyword for keyword in ASKABLE}
 
 
 class Meaning:
@@ -226,7 +226,7 @@ class Meaning:
         keyword = keyword_of(words.text)
         if not keyword:
             self._no_attribute(words, Bounds(sign="=", low=values[0], high=None))
-        if SEARCHABLE[keyword] == "text":
+        if ASKABLE[keyword] == "text":
             return Has(keyword=keyword, values=tuple(_text_value(keyword, v) for v in values))
         terms = tuple(_has(keyword, Bounds(sign="=", low=v, high=None)) for v in values)
         return Or(terms=terms) if len(terms) > 1 else terms[0]
@@ -286,7 +286,7 @@ def _hyphened(phrase: Phrase) -> tuple[str, Bounds] | None:
     """A range of numbers as people type it, "age 40-60"; 2020-02 is a month."""
     for length in range(len(phrase.words) - 1, 0, -1):
         keyword, ends = keyword_of(" ".join(phrase.words[:length])), ends_of(phrase.words[length])
-        if keyword and ends and SEARCHABLE[keyword] == "number":
+        if keyword and ends and ASKABLE[keyword] == "number":
             low, high = ends
             place = {"start": phrase.start, "end": phrase.end}
             return keyword, Bounds(
@@ -341,7 +341,7 @@ def _has(keyword: str, bounds: Bounds) -> Term:
 
 
 def _has_positively(keyword: str, bounds: Bounds) -> Has:
-    kind = SEARCHABLE[keyword]
+    kind = ASKABLE[keyword]
     if bounds.sign in ("=", "!=") and bounds.high is None and bounds.low.words == ("*",):
         return Has(keyword=keyword, values=("*",))
     if kind == "number":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Literal
 
 #: How far two ends may miss each other, or overlap, and still touch: the rounding of a mask.
@@ -125,6 +126,7 @@ class Hit:
 
     series_uid: str
     study_uid: str
+    patient: str = ""  #: pseudonym; "" where nobody knows whose series it is
     attributes: Mapping[str, str | float] = field(default_factory=dict)
     structure_count: int = 0
 
@@ -138,3 +140,46 @@ class Page:
     patients: int
     hits: tuple[Hit, ...]
     offset: int = 0
+    patients_key: int = 0  #: `keys.patients_key` of the patients that were found
+    size_bytes: int = 0  #: of all pixels of the series, not compressed, as far as it is known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellCount:
+    """How much of what a query found has one value of a field."""
+
+    series: int
+    patients: int
+    patients_key: int  #: `keys.patients_key` of these patients
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """One structure as a series shows it."""
+
+    structure: str
+    volume_ml: float
+    mean_hu: float
+    bottom_mm: float  #: z in LPS of its lower end, or of what is visible of it
+    top_mm: float
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """So many of the series that were found, drawn by lot; the same lot for the same seed."""
+
+    size: int
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """What an index holds."""
+
+    series: int
+    studies: int
+    patients: int
+    segmented: int  #: series whose structures are known
+    waiting: int  #: series that an archive has listed and nobody has read yet
+    newest: date | None  #: study date; None where no series has one

@@ -3,29 +3,30 @@
 schema.py       its tables, and rows for them
 store.py        the file, and how processes take turns with it
 conditions.py   a term of a query -> a condition in SQL
+pages.py        counts of what was found, and rows of some of it
+facets.py       counts of the values of a field
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 import duckdb
-import numpy as np
-import numpy.typing as npt
 
 from tomodex.annotation import AnnotatedSeries
 from tomodex.errors import Misconfigured, TomodexError, Unavailable
 from tomodex.indexes.duckdb.conditions import condition_of
-from tomodex.indexes.duckdb.facets import columns_of, count
+from tomodex.indexes.duckdb.facets import columns_of, count, count_cells
+from tomodex.indexes.duckdb.pages import hits_of, keys_of, page_of, seen_in, totals_of
 from tomodex.indexes.duckdb.schema import delete, insert, labels
 from tomodex.indexes.duckdb.store import FileStore, MemoryStore, Store
 from tomodex.probe import Probe, probe_room
 from tomodex.registry import path_of
-from tomodex.search import SEARCHABLE, Hit, Page, Query
+from tomodex.search import SEARCHABLE, CellCount, Hit, Page, Query, Sample, Seen, Totals
 
 log = logging.getLogger(__name__)
 
@@ -37,19 +38,8 @@ OPTIONS = {"memory": "1GB", "threads": "2", "wait": "10"}
 UNSORTED = 2_000_000
 UNSORTED_PART = 0.25
 
-_KEYWORDS = ", ".join(f'"{keyword}"' for keyword in SEARCHABLE)
-
-#: Days since 1970, and long before all of them for a series without a date, which comes last.
-_NO_DAY = -1_000_000
-_FOUND = f"""
-select number, study, patient, coalesce("StudyDate" - date '1970-01-01', {_NO_DAY}) as day
-from series where """
-
-_HITS = f"""
-select series_uid, study_uid, structure_count, {_KEYWORDS} from series
-where number in (select number from newest)
-order by "StudyDate" desc nulls last, series_uid limit ? offset ?
-"""
+#: Hits that are read at a time where somebody reads them all.
+BATCH = 2000
 
 
 class DuckDBIndex:
@@ -85,27 +75,50 @@ class DuckDBIndex:
 
     def search(self, query: Query, limit: int = 50, offset: int = 0) -> Page:
         with self._store.reading() as db:
-            condition = condition_of(query.term, labels(db))
-            found = db.execute(_FOUND + condition.sql, list(condition.values)).fetchnumpy()
-            db.register("newest", {"number": _newest(found, limit + offset)})
-            hits = db.execute(_HITS, [limit, offset]).fetchall()
-            db.unregister("newest")
-        return Page(
-            series=len(found["number"]),
-            studies=_count_distinct(found["study"]),
-            patients=_count_distinct(found["patient"]),
-            hits=tuple(_hit(row) for row in hits),
-            offset=offset,
-        )
+            return page_of(db, condition_of(query.term, labels(db)), limit, offset)
 
     def facets(self, query: Query, fields: Sequence[str]) -> Mapping[str, Mapping[str, int]]:
-        columns = ", ".join(["number", *columns_of(fields)])
+        with self._found(query, columns_of(fields)) as db:
+            return {field: count(db, field) for field in fields}
+
+    def cells(self, query: Query, fields: Sequence[str]) -> Mapping[str, Mapping[str, CellCount]]:
+        with self._found(query, ["patient", "patient_key", *columns_of(fields)]) as db:
+            return {field: count_cells(db, field) for field in fields}
+
+    def seen(self, series_uids: Sequence[str]) -> Mapping[str, Sequence[Seen]]:
+        with self._store.reading() as db:
+            return seen_in(db, series_uids)
+
+    def rows(
+        self,
+        query: Query,
+        keywords: Sequence[str] = tuple(SEARCHABLE),
+        sample: Sample | None = None,
+    ) -> Iterator[Sequence[Hit]]:
+        with self._store.reading() as db:
+            keys = keys_of(db, condition_of(query.term, labels(db)), sample)
+        for first in range(0, len(keys), BATCH):
+            with self._store.reading() as db:
+                hits = hits_of(db, keys[first : first + BATCH], keywords)
+            yield hits
+
+    def totals(self) -> Totals:
+        with self._store.reading() as db:
+            return totals_of(db)
+
+    @contextmanager
+    def _found(self, query: Query, columns: Sequence[str]) -> Iterator[duckdb.DuckDBPyConnection]:
+        """The table `found`, with these columns of the series that match."""
+        select = ", ".join(["number", *columns])
         with self._store.reading() as db:
             condition = condition_of(query.term, labels(db))
-            select = f"select {columns} from series where {condition.sql}"
-            db.execute(f"create or replace temp table found as {select}", list(condition.values))
+            db.execute(
+                f"create or replace temp table found as select {select} from series "
+                f"where {condition.sql}",
+                list(condition.values),
+            )
             try:
-                return {field: count(db, field) for field in fields}
+                yield db
             finally:
                 db.execute("drop table temp.found")
 
@@ -145,25 +158,6 @@ def _options(url: str) -> Mapping[str, str]:
     return {**OPTIONS, **given}
 
 
-def _newest(found: Mapping[str, npt.NDArray[np.int64]], many: int) -> npt.NDArray[np.int64]:
-    """Numbers of so many of the newest series, and of those that are as old as the last of them.
-
-    UIDs, which decide between these, are long: they are read only of what this leaves.
-    """
-    days, numbers = found["day"], found["number"]
-    if len(days) <= many or not many:
-        return numbers[: len(days) if many else 0]
-    last_day = np.partition(days, -many)[-many]
-    return np.extract(days >= last_day, numbers)
-
-
-def _count_distinct(numbers: npt.NDArray[np.uint32]) -> int:
-    """How many different numbers, but 0; as they are dense, marking beats sorting them."""
-    seen = np.zeros(int(numbers.max(initial=0)) + 1, np.bool_)
-    seen[numbers] = True
-    return int(np.count_nonzero(seen[1:]))
-
-
 def _count_unsorted(db: duckdb.DuckDBPyConnection, rows: int) -> bool:
     """Remember that so many annotations were added; whether it is time to put all in order."""
     ((before,),) = db.execute("select value from meta where key = 'unsorted'").fetchall()
@@ -171,18 +165,3 @@ def _count_unsorted(db: duckdb.DuckDBPyConnection, rows: int) -> bool:
     unsorted = int(before) + rows
     db.execute("update meta set value = ? where key = 'unsorted'", [str(unsorted)])
     return unsorted > max(UNSORTED, UNSORTED_PART * int(total))
-
-
-def _hit(row: tuple[str | float | date | None, ...]) -> Hit:
-    series_uid, study_uid, structure_count, *values = row
-    known = zip(SEARCHABLE, values, strict=True)
-    return Hit(
-        series_uid=str(series_uid),
-        study_uid=str(study_uid),
-        attributes={k: _plain(v) for k, v in known if v is not None},
-        structure_count=int(str(structure_count)),
-    )
-
-
-def _plain(value: str | float | date) -> str | float:
-    return value.isoformat() if isinstance(value, date) else value

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tomodex.errors import BadQuery
 from tomodex.indexes.duckdb.schema import COMPLETE, SHOWN, words_of
 from tomodex.search import (
-    SEARCHABLE,
+    ASKABLE,
     TOLERANCE_MM,
     Above,
     And,
@@ -24,6 +24,7 @@ from tomodex.search import (
     Shows,
     Term,
     is_anatomical,
+    key_of,
 )
 
 _ROOM = f"{TOLERANCE_MM}::float"
@@ -42,6 +43,12 @@ _REACHED = f"""
     and {{upper}}.longest_to >= {{lower}}.top_mm - {_ROOM})
 or {{lower}}.filled_from <= {{upper}}.filled_to + {_ROOM}
 """
+
+#: Columns of a UID and of its key, by what they are asked for.
+_UIDS = {
+    "SeriesInstanceUID": ("series_uid", "series_key"),
+    "StudyInstanceUID": ("study_uid", "study_key"),
+}
 
 #: Ends of an interval by whether they are left out.
 _LOW = {False: ">=", True: ">"}
@@ -94,34 +101,58 @@ def _joined(word: str, conditions: Sequence[Condition]) -> Condition | None:
 
 
 def _has(has: Has) -> Condition:
-    kind = SEARCHABLE.get(has.keyword)
+    kind = ASKABLE.get(has.keyword)
     if kind is None:
-        raise BadQuery(f"{has.keyword} is no attribute; known: {', '.join(SEARCHABLE)}")
+        raise BadQuery(f"{has.keyword} is no attribute; known: {', '.join(ASKABLE)}")
+    if has.keyword in _UIDS:
+        return _identified(has)
     column = f'"{has.keyword}"'
     conditions = [_valued(column, kind, value) for value in has.values]
     if has.interval:
         cast = "?::date" if kind == "date" else "?::double"
-        if kind == "text":
-            raise BadQuery(f"{has.keyword} is text, which has no order")
+        _require_order(has, kind)
         conditions.append(_within(column, has.interval, cast))
     known = Condition(f"{column} is not null")
     return _all([known, _joined("or", conditions) or ALWAYS])
 
 
+def _require_order(has: Has, kind: str) -> None:
+    if has.interval and kind == "text":
+        raise BadQuery(f"{has.keyword} is text, which has no order")
+
+
+def _identified(has: Has) -> Condition:
+    _require_order(has, "text")
+    uid, key = _UIDS[has.keyword]
+    named = [_named(uid, key, value) for value in has.values]
+    return _joined("or", named) or ALWAYS
+
+
+def _named(uid: str, key: str, value: str) -> Condition:
+    """A whole UID is looked for by its key, which is much shorter."""
+    if value.strip("*") != value:
+        return _like(uid, value, "?")
+    return Condition(f"{key} = ?::ubigint and {uid} = ?", (key_of(value), value))
+
+
 def _valued(column: str, kind: str, value: str) -> Condition:
     """The attribute is like `value`; lower on both sides, as only SQL's own agree."""
+    if kind != "text" and value != "*":
+        raise BadQuery(f"{column.strip(chr(34))} is a {kind}; it is compared, or '= *'")
+    return _like(f"lower({column})", value, "lower(?)")
+
+
+def _like(column: str, value: str, parameter: str) -> Condition:
     if value == "*":
         return ALWAYS
-    if kind != "text":
-        raise BadQuery(f"{column.strip(chr(34))} is a {kind}; it is compared, or '= *'")
     match value.startswith("*"), value.endswith("*"):
         case True, True:
-            return Condition(f"contains(lower({column}), lower(?))", (value[1:-1],))
+            return Condition(f"contains({column}, {parameter})", (value[1:-1],))
         case True, False:
-            return Condition(f"suffix(lower({column}), lower(?))", (value[1:],))
+            return Condition(f"suffix({column}, {parameter})", (value[1:],))
         case False, True:
-            return Condition(f"prefix(lower({column}), lower(?))", (value[:-1],))
-    return Condition(f"lower({column}) = lower(?)", (value,))
+            return Condition(f"prefix({column}, {parameter})", (value[:-1],))
+    return Condition(f"{column} = {parameter}", (value,))
 
 
 def _within(column: str, interval: Interval, parameter: str) -> Condition:

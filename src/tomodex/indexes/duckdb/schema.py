@@ -19,7 +19,7 @@ from tomodex.annotation import AnnotatedSeries
 from tomodex.errors import Misconfigured
 from tomodex.instance import Kind
 from tomodex.measurement import Measurement
-from tomodex.search import SEARCHABLE, attributes_of
+from tomodex.search import SEARCHABLE, attributes_of, key_of
 
 #: Columns of 64 bits that a series has for the structures it shows; 8 are for 512 structures.
 WORDS = 8
@@ -31,6 +31,18 @@ _TYPES: Mapping[Kind, str] = {"text": "text", "number": "double", "date": "date"
 
 _MASKS = ",\n    ".join(f"{column} ubigint not null" for column in (*SHOWN, *COMPLETE))
 _ATTRIBUTES = ",\n    ".join(f'"{keyword}" {_TYPES[kind]}' for keyword, kind in SEARCHABLE.items())
+
+#: One annotation in the column `seen` of its series.
+SEEN = np.dtype(
+    [
+        ("structure", "<u2"),
+        ("complete", "?"),
+        ("volume_ml", "<f4"),
+        ("mean_hu", "<f4"),
+        ("bottom_mm", "<f4"),
+        ("top_mm", "<f4"),
+    ]
+)
 
 TABLES = f"""
 create table meta (key text primary key, value text not null);
@@ -47,6 +59,9 @@ create table series (
     -- Numbers of studies and patients from 1; 0 is the patient that nobody knows.
     study uinteger not null,
     patient uinteger not null,
+    pseudonym text not null,
+    -- What `_blobs` makes of its annotations: all of one series at once, where a page shows them.
+    seen blob not null,
     structure_count usmallint not null,
     {_MASKS},
     {_ATTRIBUTES}
@@ -81,7 +96,7 @@ _STORED = ",\n    ".join(_stored(keyword, kind) for keyword, kind in SEARCHABLE.
 INSERT_SERIES = f"""
 insert into series
 select number, series_uid, study_uid, series_key, study_key, patient_key, study, patient,
-    structure_count,
+    pseudonym, seen, structure_count,
     {", ".join((*SHOWN, *COMPLETE))},
     {_STORED}
 from new_series
@@ -108,11 +123,6 @@ def create_tables(db: duckdb.DuckDBPyConnection) -> None:
     """Make an empty index."""
     db.execute(TABLES)
     db.execute("insert into meta values ('version', ?), ('unsorted', '0')", [VERSION])
-
-
-def key_of(text: str) -> int:
-    """64 bits that stand for a UID or a pseudonym."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def words_of(numbers: Iterable[int]) -> list[int]:
@@ -237,11 +247,26 @@ def _series(
         "series_key": np.array([key_of(s.series_uid) for s in series], np.uint64),
         "study_key": np.array([key_of(s.study_uid) for s in series], np.uint64),
         "patient_key": np.array([key_of(s.patient) for s in series], np.uint64),
+        "pseudonym": _texts(s.patient for s in series),
+        "seen": _blobs(shown, numbers),
         "structure_count": np.array([len(names) for names in shown], np.uint16),
         **dict(zip(SHOWN, np.array(masks, np.uint64).T, strict=True)),
         **dict(zip(COMPLETE, np.array(whole, np.uint64).T, strict=True)),
         **_attributes([attributes_of(annotated) for annotated in batch]),
     }
+
+
+def _blobs(
+    shown: Sequence[Mapping[str, Measurement]], numbers: Mapping[str, int]
+) -> npt.NDArray[np.object_]:
+    blobs = np.empty(len(shown), np.object_)
+    for place, measurements in enumerate(shown):
+        rows = [
+            (numbers[name], m.complete, m.volume_ml, m.mean_hu, m.box_min_mm[2], m.box_max_mm[2])
+            for name, m in measurements.items()
+        ]
+        blobs[place] = np.array(rows, SEEN).tobytes()
+    return blobs
 
 
 def _attributes(known: Sequence[Mapping[str, str | float]]) -> Columns:

@@ -1,0 +1,192 @@
+"""What a page shows of series: counts of all that were found, and rows of some."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+
+from tomodex.errors import BadQuery
+from tomodex.indexes.duckdb.conditions import Condition
+from tomodex.indexes.duckdb.schema import SEEN, labels
+from tomodex.search import SEARCHABLE, Hit, Page, Sample, Seen, Totals
+from tomodex.search.keys import key_of
+from tomodex.search.lots import lots
+
+#: Days since 1970, and long before all of them for a series without a date, which comes last.
+_NO_DAY = -1_000_000
+_FOUND = f"""
+select number, study, patient, patient_key, coalesce("StudyDate" - date '1970-01-01', {_NO_DAY})
+    as day, coalesce("size_bytes", 0) as size
+from series where """
+
+_NEWEST_FIRST = 'order by "StudyDate" desc nulls last, series_uid'
+
+_SEEN = """
+select series_uid, seen from series
+where series_key in (select unnest($keys::ubigint[])) and series_uid in (select unnest($uids))
+"""
+
+_TOTALS = """
+select study, patient, "segmented" = 'yes' as segmented, "segmented" = 'waiting' as waiting
+from series
+"""
+
+
+def page_of(db: duckdb.DuckDBPyConnection, condition: Condition, limit: int, offset: int) -> Page:
+    """Exact counts of the rows of `series` that fit a condition, and some of them."""
+    found = db.execute(_FOUND + condition.sql, list(condition.values)).fetchnumpy()
+    patients = _patients(found)
+    return Page(
+        series=len(found["number"]),
+        studies=_count_distinct(found["study"]),
+        patients=int(np.count_nonzero(patients)),
+        hits=_newest_hits(db, found, limit, offset),
+        offset=offset,
+        patients_key=int(np.add.reduce(patients, dtype=np.uint64)),
+        size_bytes=int(found["size"].sum()),
+    )
+
+
+def keys_of(
+    db: duckdb.DuckDBPyConnection, condition: Condition, sample: Sample | None
+) -> npt.NDArray[np.uint64]:
+    """Keys of the series that fit, newest study first: they stay when a row is written again."""
+    select = f"select series_key from series where {condition.sql} {_NEWEST_FIRST}"
+    keys = db.execute(select, list(condition.values)).fetchnumpy()["series_key"]
+    return _drawn(keys, sample) if sample else keys
+
+
+def hits_of(
+    db: duckdb.DuckDBPyConnection, keys: npt.NDArray[np.uint64], keywords: Sequence[str]
+) -> tuple[Hit, ...]:
+    """The series that have these keys, newest study first."""
+    db.register("wanted", {"series_key": keys})
+    rows = db.execute(
+        f"{_select(keywords)} where series_key in (select series_key from wanted) {_NEWEST_FIRST}"
+    ).fetchall()
+    db.unregister("wanted")
+    return tuple(_hit(row, keywords) for row in rows)
+
+
+def seen_in(
+    db: duckdb.DuckDBPyConnection, series_uids: Sequence[str]
+) -> Mapping[str, Sequence[Seen]]:
+    """The structures of these series, from head to foot."""
+    names = {number: name for name, number in labels(db).items()}
+    wanted = {"keys": [key_of(uid) for uid in series_uids], "uids": list(series_uids)}
+    rows = db.execute(_SEEN, wanted).fetchall()
+    return {uid: _unpacked(blob, names) for uid, blob in rows}
+
+
+def totals_of(db: duckdb.DuckDBPyConnection) -> Totals:
+    """What is in the index."""
+    found = db.execute(_TOTALS).fetchnumpy()
+    ((newest,),) = db.execute('select max("StudyDate") from series').fetchall()
+    return Totals(
+        series=len(found["study"]),
+        studies=_count_distinct(found["study"]),
+        patients=_count_distinct(found["patient"]),
+        segmented=int(np.count_nonzero(found["segmented"])),
+        waiting=int(np.count_nonzero(found["waiting"])),
+        newest=newest,
+    )
+
+
+def _select(keywords: Sequence[str]) -> str:
+    unknown = sorted(set(keywords) - set(SEARCHABLE))
+    if unknown:
+        raise BadQuery(f"{unknown[0]} is no attribute; known: {', '.join(SEARCHABLE)}")
+    columns = [f'"{keyword}"' for keyword in keywords]
+    return (
+        f"select {', '.join(['series_uid, study_uid, pseudonym, structure_count', *columns])} "
+        "from series"
+    )
+
+
+def _newest_hits(
+    db: duckdb.DuckDBPyConnection,
+    found: Mapping[str, npt.NDArray[np.int64]],
+    limit: int,
+    offset: int,
+) -> tuple[Hit, ...]:
+    db.register("newest", {"number": _newest(found, limit + offset)})
+    rows = db.execute(
+        f"""{_select(tuple(SEARCHABLE))} where number in (select number from newest)
+        {_NEWEST_FIRST} limit ? offset ?""",
+        [limit, offset],
+    ).fetchall()
+    db.unregister("newest")
+    return tuple(_hit(row, tuple(SEARCHABLE)) for row in rows)
+
+
+def _newest(found: Mapping[str, npt.NDArray[np.int64]], many: int) -> npt.NDArray[np.int64]:
+    """Numbers of so many of the newest series, and of those that are as old as the last of them.
+
+    UIDs, which decide between these, are long: they are read only of what this leaves.
+    """
+    days, numbers = found["day"], found["number"]
+    if len(days) <= many or not many:
+        return numbers[: len(days) if many else 0]
+    last_day = np.partition(days, -many)[-many]
+    return np.extract(days >= last_day, numbers)
+
+
+def _count_distinct(numbers: npt.NDArray[np.uint32]) -> int:
+    """How many different numbers, but 0; as they are dense, marking beats sorting them."""
+    seen = np.zeros(int(numbers.max(initial=0)) + 1, np.bool_)
+    seen[numbers] = True
+    return int(np.count_nonzero(seen[1:]))
+
+
+def _patients(found: Mapping[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.uint64]:
+    """The key of every patient that was found, by number; 0 where one was not, and for nobody."""
+    numbers = found["patient"]
+    keys = np.zeros(int(numbers.max(initial=0)) + 1, np.uint64)
+    keys[numbers] = found["patient_key"]
+    keys[0] = 0
+    return keys
+
+
+def _drawn(keys: npt.NDArray[np.uint64], sample: Sample) -> npt.NDArray[np.uint64]:
+    """Those with the lowest lots."""
+    if len(keys) <= sample.size:
+        return keys
+    drawn = np.argpartition(lots(keys, sample.seed), sample.size)[: sample.size]
+    return keys[np.sort(drawn)]
+
+
+def _unpacked(blob: bytes, names: Mapping[int, str]) -> tuple[Seen, ...]:
+    seen = [
+        Seen(
+            structure=names[structure],
+            volume_ml=volume_ml,
+            mean_hu=mean_hu,
+            bottom_mm=bottom_mm,
+            top_mm=top_mm,
+            complete=complete,
+        )
+        for structure, complete, volume_ml, mean_hu, bottom_mm, top_mm in np.frombuffer(
+            blob, SEEN
+        ).tolist()
+    ]
+    return tuple(sorted(seen, key=lambda s: (-s.top_mm, s.structure)))
+
+
+def _hit(row: tuple[str | float | date | None, ...], keywords: Sequence[str]) -> Hit:
+    series_uid, study_uid, patient, structure_count, *values = row
+    known = zip(keywords, values, strict=True)
+    return Hit(
+        series_uid=str(series_uid),
+        study_uid=str(study_uid),
+        patient=str(patient),
+        attributes={k: _plain(v) for k, v in known if v is not None},
+        structure_count=int(str(structure_count)),
+    )
+
+
+def _plain(value: str | float | date) -> str | float:
+    return value.isoformat() if isinstance(value, date) else value
