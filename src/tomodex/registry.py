@@ -36,8 +36,9 @@ def find_adapter(port: str, url: str, known: Mapping[str, str]) -> Callable[...,
     try:
         factory: Callable[..., Any] = getattr(import_module(module), name)
     except ImportError as missing:
+        extra = scheme.partition("+")[0]
         raise Misconfigured(
-            f"{scheme}: needs {missing.name}; pip install 'tomodex[{scheme}]'"
+            f"{scheme}: needs {missing.name}; pip install 'tomodex[{extra}]'"
         ) from missing
     return factory
 
