@@ -7,25 +7,34 @@ written into the audit log.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
-from time import perf_counter
+from time import monotonic, perf_counter
 
 from tomodex.access import Asker
 from tomodex.anatomy import Named, found_by
 from tomodex.annotation import AnnotatedSeries
-from tomodex.chips import Chip, chips_of
+from tomodex.chips import NAMES, UNITS, Chip, chips_of
 from tomodex.completion import Completion, complete
 from tomodex.errors import BadQuery, NotThere
 from tomodex.indexes import Index
 from tomodex.instance import Kind
 from tomodex.queues import Audited, Queue, TaskState
-from tomodex.search import SEARCHABLE, Hit, Query, parse
+from tomodex.search import ASKABLE, FIELDS, SEARCHABLE, Hit, Query, Sample, Seen, Totals, parse
 from tomodex.terminology import Terminology
 
 #: Most series that one page may have.
 MOST_ROWS = 10_000
+
+#: Most series whose structures are shown at once.
+MOST_STRIPS = 200
+
+#: Attributes of a row, where nobody says which.
+ROW = tuple(SEARCHABLE)
+
+#: So old may the numbers of the whole index be.
+TOTALS_S = 5.0
 
 #: Most fields whose values are counted at once.
 MOST_FIELDS = 20
@@ -54,6 +63,7 @@ class Found:
     among: int  #: series in the index
     milliseconds: float  #: how long it took to find them
     hits: tuple[Hit, ...]
+    seen: Mapping[str, Sequence[Seen]]  #: what hits show from head to foot, by UID, where asked for
     offset: int
     truncated: bool  #: there are more series than these
 
@@ -81,6 +91,9 @@ class Attribute:
 
     keyword: str
     kind: Kind
+    name: str  #: for people
+    unit: str  #: that its numbers are in; "" for none
+    counted: bool  #: its values can be listed and counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +104,13 @@ class OneSeries:
     annotated: AnnotatedSeries | None  #: None: no result stands of it
     tasks: tuple[TaskState, ...]  #: what became of it, for each configuration
     audit: tuple[Audited, ...]  #: what was done to it, newest first
+
+    @property
+    def study_uid(self) -> str | None:
+        """Its Study Instance UID; None where it is gone."""
+        if self.annotated:
+            return self.annotated.series.study_uid
+        return self.tasks[0].series.study_uid if self.tasks else None
 
 
 class Cohorts:
@@ -104,6 +124,7 @@ class Cohorts:
         self._index = index
         self._terminology = terminology
         self._queue = queue
+        self._counted: tuple[float, Totals | None] = (0.0, None)
 
     @property
     def terminology(self) -> Terminology:
@@ -128,10 +149,22 @@ class Cohorts:
         asker.require("rows")
         return self._search(text, min(limit, MOST_ROWS), offset)
 
-    def rows(self, asker: Asker, text: str, batch: int = 5000) -> Iterator[Sequence[Hit]]:
-        """All series that fit, newest study first, so many at a time."""
+    def strips(self, asker: Asker, text: str, limit: int = 50, offset: int = 0) -> Found:
+        """The same, with what each of these series shows from head to foot."""
+        found = self.series(asker, text, min(limit, MOST_STRIPS), offset)
+        return replace(found, seen=self._index.seen([hit.series_uid for hit in found.hits]))
+
+    def rows(
+        self, asker: Asker, text: str, keywords: Sequence[str] = ROW, sample: Sample | None = None
+    ) -> Iterator[Sequence[Hit]]:
+        """All series that fit, or some drawn by lot, newest study first, some at a time."""
         asker.require("rows")
-        return self._rows(self.parse(text), batch)
+        return self._index.rows(self.parse(text), keywords, sample)
+
+    def totals(self, asker: Asker) -> Totals:
+        """How much is in the index."""
+        asker.require("count")
+        return self._totals()
 
     def facets(
         self, asker: Asker, text: str, fields: Sequence[str]
@@ -162,13 +195,22 @@ class Cohorts:
     def attributes(self, asker: Asker) -> tuple[Attribute, ...]:
         """What can be asked of a series besides anatomy."""
         asker.require("count")
-        return tuple(Attribute(keyword=k, kind=kind) for k, kind in SEARCHABLE.items())
+        return tuple(
+            Attribute(
+                keyword=keyword,
+                kind=kind,
+                name=NAMES.get(keyword, keyword),
+                unit=UNITS.get(keyword, "").strip(),
+                counted=keyword in FIELDS,
+            )
+            for keyword, kind in ASKABLE.items()
+        )
 
     def values(
         self, asker: Asker, keyword: str, prefix: str = "", limit: int = 100
     ) -> tuple[Cell, ...]:
         """The values of an attribute that begin so, most frequent first."""
-        if SEARCHABLE.get(keyword) != "text":
+        if keyword not in FIELDS:
             raise _no_values(keyword)
         start = prefix.casefold()
         cells = self.facets(asker, "", (keyword,))[keyword]
@@ -210,22 +252,27 @@ class Cohorts:
         begin = perf_counter()
         page = self._index.search(self.parse(text), limit, offset)
         return Found(
-            counts=Counts(patients=page.patients, studies=page.studies, series=page.series),
-            among=self._among(),
+            counts=Counts(
+                patients=page.patients,
+                studies=page.studies,
+                series=page.series,
+                size_bytes=page.size_bytes,
+            ),
+            among=self._totals().series,
             milliseconds=round((perf_counter() - begin) * 1000, 1),
             hits=page.hits,
+            seen={},
             offset=offset,
             truncated=page.series > offset + len(page.hits),
         )
 
-    def _among(self) -> int:
-        return self._index.search(Query(text="", term=None), 0, 0).series
-
-    def _rows(self, query: Query, batch: int) -> Iterator[Sequence[Hit]]:
-        offset = 0
-        while hits := self._index.search(query, batch, offset).hits:
-            yield hits
-            offset += len(hits)
+    def _totals(self) -> Totals:
+        """As of some seconds ago: to count everything takes as long as a search."""
+        counted_s, totals = self._counted
+        if totals is None or monotonic() - counted_s > TOTALS_S:
+            totals = self._index.totals()
+            self._counted = (monotonic(), totals)
+        return totals
 
 
 def _counts(cells: Iterable[Cell]) -> Mapping[str, int | None]:
@@ -241,8 +288,19 @@ def _anatomy(
 
 
 def _no_values(keyword: str) -> BadQuery:
-    kind = SEARCHABLE.get(keyword)
-    if kind:
-        return BadQuery(f"{keyword} is a {kind}, which is compared and not listed")
-    close = get_close_matches(keyword, SEARCHABLE, n=3)
+    if keyword in ASKABLE:
+        return BadQuery(
+            f"{keyword} is compared, and its values are not listed", suggestions=_classes(keyword)
+        )
+    close = get_close_matches(keyword[:100], FIELDS, n=3)
     return BadQuery(f"no attribute is called {keyword[:100]!r}", suggestions=tuple(close))
+
+
+def _classes(keyword: str) -> tuple[str, ...]:
+    """Fields that count an attribute in classes."""
+    classes = {
+        "StudyDate": "StudyYear",
+        "PatientAge": "AgeDecade",
+        "SliceThickness": "SliceThicknessClass",
+    }
+    return (classes[keyword],) if keyword in classes else ()

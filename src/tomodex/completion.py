@@ -11,7 +11,7 @@ from tomodex.anatomy import anatomy_of
 from tomodex.chips import NAMES
 from tomodex.search import SEARCHABLE
 from tomodex.search.everyday import keyword_of
-from tomodex.search.writing import written
+from tomodex.search.syntax import is_plain
 from tomodex.terminology import Terminology
 from tomodex.terminology.codes import SCHEMES
 
@@ -27,6 +27,12 @@ _BEGIN = re.compile(
     |unterhalb|covers|covering|the|an?|any|all|both|every|whole|complete|cut|visible|shows
     |showing|with|to|bis)(?![\w*-])|\.\.|…)\s*""",
     re.IGNORECASE | re.VERBOSE,
+)
+#: Words that want something after them, so that nothing is joined there.
+_BEGIN_ONLY = re.compile(
+    r"(?:.*[(,=<>])?|and|und|or|oder|not|nicht|between|zwischen|above|oberhalb|below|unterhalb"
+    r"|covers|covering|the|an?|any|all|both|every|shows|showing|with|to|bis|in",
+    re.IGNORECASE,
 )
 #: An attribute, a sign, and the beginning of a value.
 _COMPARED = re.compile(r"""([\w ]*\w)\s*(?:!=|==?|≠)\s*(["“„]?)([^"“”„<>=,()]*)$""")
@@ -44,6 +50,7 @@ AFTER_STRUCTURE: Mapping[str, str] = {
     "above": "lies above another",
     "below": "lies below another",
 }
+AFTER_ANYTHING: Mapping[str, str] = {"and": "and also", "or": "or else"}
 BEFORE_STRUCTURE: Mapping[str, str] = {
     "not": "is not so",
     "covers": "all of a run, whole",
@@ -80,6 +87,7 @@ def _all(
     compared = _compared(before, cursor, values)
     if compared is not None:
         yield from compared
+        yield from _joints(before, cursor)
         return
     typed = before[_start_of_name(before) :]
     start = cursor - len(typed)
@@ -91,7 +99,15 @@ def _all(
         yield from _words(AFTER_STRUCTURE, opened, cursor - len(opened), cursor)
     yield from _structures(typed, start, cursor, terminology, limit)
     yield from _attributes(typed, start, cursor)
+    yield from _joints(before, cursor)
     yield from _words(BEFORE_STRUCTURE, typed, start, cursor)
+
+
+def _joints(before: str, cursor: int) -> Iterator[Completion]:
+    """Words that join the next part to what stands before the last word."""
+    words = before.split(" ")
+    if len(words) > 1 and _BEGIN_ONLY.fullmatch(words[-2]) is None:
+        yield from _words(AFTER_ANYTHING, words[-1], cursor - len(words[-1]), cursor)
 
 
 def _first(found: Iterable[Completion], limit: int) -> Iterator[Completion]:
@@ -124,7 +140,7 @@ def _compared(before: str, cursor: int, values: Values) -> Iterator[Completion] 
     start = cursor - len(typed) - len(match[2])
     return (
         Completion(
-            text=written(value), label=keyword, kind="value", start=start, end=cursor, count=count
+            text=_written(value), label=keyword, kind="value", start=start, end=cursor, count=count
         )
         for value, count in values(keyword, typed.strip())
     )
@@ -188,3 +204,11 @@ def _words(words: Mapping[str, str], typed: str, start: int, end: int) -> Iterat
     for word, meaning in words.items():
         if word.startswith(typed.strip().casefold()):
             yield Completion(text=word, label=meaning, kind="operator", start=start, end=end)
+
+
+def _written(value: str) -> str:
+    """A value as the language writes it, in quotes where it is not one plain word."""
+    if is_plain(value, 1):
+        return value
+    escaped = value.replace('"', '""')
+    return f'"{escaped}"'

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import orjson
-from fastapi import Depends, Request, Response
+from fastapi import Depends, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from tomodex.access import OWNER, Asker
+from tomodex.access import Asker
+from tomodex.web.guard import asker_of
 from tomodex.web.problems import MEDIA_TYPE
 
 JSON = "application/json"
 
 
-def asker_of(request: Request) -> Asker:
-    """Who asks, as the guard found out."""
-    return cast(Asker, getattr(request.state, "asker", OWNER))
-
-
+#: Who asks, as the guard found out.
 Asking = Annotated[Asker, Depends(asker_of)]
 
 

@@ -72,7 +72,7 @@ def make_app(settings: Settings) -> FastAPI:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_NAMES)
     app.include_router(login_router(askers, sessions))
     app.include_router(tasks_router(settings, queue, load_rules(settings.rules)))
-    add_routes(app, settings, cohorts_of(settings))
+    add_routes(app, settings, cohorts_of(settings), queue)
 
     @app.get("/v1/health", tags=["server"], summary="Whether it lives and the queue answers")
     async def health() -> Health:

@@ -8,7 +8,8 @@ from typing import Annotated
 from fastapi import APIRouter, Response
 from pydantic import Field
 
-from tomodex.cohorts import MOST_FIELDS, MOST_ROWS, Cell, Cohorts, Counts, Found
+from tomodex.cohorts import MOST_FIELDS, MOST_ROWS, MOST_STRIPS, Cell, Cohorts, Counts, Found
+from tomodex.search import FIELDS
 from tomodex.web.answers import Asking, Question, answer, shown
 
 COUNTS = {
@@ -19,11 +20,21 @@ COUNTS = {
     "fewer_than": 0,
     "rounded": False,
 }
+HIT_UID = "1.2.840.113619.2.1.3"
 HIT = {
-    "series_uid": "1.2.840.113619.2.1.3",
+    "series_uid": HIT_UID,
     "study_uid": "1.2.840.113619.2.1",
+    "patient": "Xq3v0PZJm1sKf2Yb",
     "attributes": {"StudyDate": "2026-11-20", "PatientAge": 52.0, "SliceThickness": 1.5},
     "structure_count": 67,
+}
+SACRUM = {
+    "structure": "sacrum",
+    "volume_ml": 243.1,
+    "mean_hu": 214.0,
+    "bottom_mm": -912.5,
+    "top_mm": -791.0,
+    "complete": True,
 }
 
 
@@ -32,6 +43,10 @@ class PageAsked(Question):
 
     limit: int = Field(default=50, ge=0, le=MOST_ROWS, description="Show this many at most.")
     offset: int = Field(default=0, ge=0, le=2**31, description="Skip this many.")
+    structures: bool = Field(
+        default=False,
+        description=f"Also what each shows from head to foot; then {MOST_STRIPS} at most.",
+    )
 
 
 class FacetsAsked(Question):
@@ -41,7 +56,7 @@ class FacetsAsked(Question):
         tuple[Annotated[str, Field(max_length=64)], ...],
         Field(
             max_length=MOST_FIELDS,
-            description="Keywords of text, or structure, complete, StudyYear, AgeDecade.",
+            description=f"Any of: {', '.join(FIELDS)}.",
             examples=[["structure", "Manufacturer"]],
         ),
     ]
@@ -70,6 +85,7 @@ def cohort_router(cohorts: Cohorts) -> APIRouter:
                 "among": 1742206,
                 "milliseconds": 38.2,
                 "hits": [HIT],
+                "seen": {HIT_UID: [SACRUM]},
                 "offset": 0,
                 "truncated": True,
             }
@@ -78,7 +94,8 @@ def cohort_router(cohorts: Cohorts) -> APIRouter:
     )
     def series(asked: PageAsked, asker: Asking) -> Response:
         """A page of them, with exact counts; `truncated` says whether there are more."""
-        return answer(cohorts.series(asker, asked.query, asked.limit, asked.offset))
+        find = cohorts.strips if asked.structures else cohorts.series
+        return answer(find(asker, asked.query, asked.limit, asked.offset))
 
     @router.post(
         "/facets",

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import FastAPI
 
 from tomodex.cohorts import Cohorts
+from tomodex.queues import Queue
 from tomodex.settings import Settings
 from tomodex.web.cohorts import cohort_router
+from tomodex.web.dicomweb import dicomweb_router
+from tomodex.web.metrics import Metrics, add_metrics
 from tomodex.web.operations import operations_router
 from tomodex.web.search import search_router
 from tomodex.web.series import series_router
+from tomodex.web.stats import stats_router
 from tomodex.web.structures import structures_router
-from tomodex.wiring import operations_of
+from tomodex.web.viewer import viewer_router
+from tomodex.wiring import consumer_names, left_alone, operations_of
 
 
-def add_routes(app: FastAPI, settings: Settings, cohorts: Cohorts) -> None:
-    """Let the app answer questions about cohorts."""
-    for make in (cohort_router, search_router, structures_router, series_router):
-        app.include_router(make(cohorts))
-    app.include_router(operations_router(operations_of(settings)))
+def add_routes(app: FastAPI, settings: Settings, cohorts: Cohorts, queue: Queue) -> None:
+    """Let the app answer questions about cohorts, and say how it is."""
+    routers = (
+        cohort_router(cohorts),
+        search_router(cohorts),
+        structures_router(cohorts),
+        series_router(cohorts),
+        dicomweb_router(cohorts),
+        viewer_router(cohorts, settings.serve.viewer),
+        stats_router(cohorts, queue),
+        operations_router(operations_of(settings)),
+    )
+    for router in routers:
+        app.include_router(router)
+    add_metrics(app, Metrics(queue, consumer_names(settings), partial(left_alone, settings)))

@@ -19,7 +19,17 @@ def search_router(cohorts: Cohorts) -> APIRouter:
     @router.get(
         "/attributes",
         response_model=tuple[Attribute, ...],
-        responses=shown([{"keyword": "PatientAge", "kind": "number"}]),
+        responses=shown(
+            [
+                {
+                    "keyword": "SliceThickness",
+                    "kind": "number",
+                    "name": "Slice thickness",
+                    "unit": "mm",
+                    "counted": False,
+                }
+            ]
+        ),
         summary="What can be asked besides anatomy",
     )
     def attributes(asker: Asking) -> Response:
