@@ -25,7 +25,7 @@ from typing import Literal
 
 from tomodex.instance import Kind
 from tomodex.parquet import Column, Type, Value, workbench
-from tomodex.search import SEARCHABLE, Hit
+from tomodex.search import SEARCHABLE, Hit, Sample
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,9 @@ class Manifest:
     made: str  #: RFC 3339 with offset
     versions: Mapping[str, str]  #: of software and terminology, by name
     size_bytes: int | None = None  #: of all pixels, not compressed; None: not known
+    sample: Sample | None = None  #: None: all of them
     cohort: str = ""  #: ID of the saved cohort; "": of what was found just now
+    removed: int = 0  #: series that left the saved cohort since, as their patients were erased
     manifest_version: str = VERSION
 
 
@@ -126,6 +128,7 @@ def _csv(manifest: Manifest, rows: Rows, keywords: Sequence[str]) -> Iterator[by
 def _flat(facts: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     for name, value in facts.items():
         if isinstance(value, Mapping):
+            # One a line: a comma between them would end a cell.
             yield from ((f"{name}.{part}", one) for part, one in value.items())
         else:
             yield name, value

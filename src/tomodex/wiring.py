@@ -14,6 +14,7 @@ from tomodex.cohorts import Cohorts
 from tomodex.errors import BadQuery, Misconfigured
 from tomodex.indexes import Index, open_index
 from tomodex.instance import read_instance
+from tomodex.library import Library
 from tomodex.logbook import Logbook
 from tomodex.operations import Operations
 from tomodex.options import is_bare, without_query
@@ -21,6 +22,7 @@ from tomodex.pipeline import Tools, annotate_series
 from tomodex.pseudonym import load_key, pseudonymizer
 from tomodex.queues import Queue, Task, open_queue
 from tomodex.registry import path_of
+from tomodex.saved import SavedCohorts
 from tomodex.segmenters import open_segmenter
 from tomodex.selection import load_rules
 from tomodex.settings import Settings
@@ -180,6 +182,17 @@ def index_of(settings: Settings) -> Index:
 def cohorts_of(settings: Settings) -> Cohorts:
     """What answers questions of people."""
     return Cohorts(index_of(settings), load_terminology(), queue_of(settings))
+
+
+def library_of(settings: Settings, cohorts: Cohorts) -> Library:
+    """What people take away from a search; saved cohorts lie in the data folder."""
+    _make_data_folder(settings.data)
+    return Library(cohorts, saved_of(settings))
+
+
+def saved_of(settings: Settings) -> SavedCohorts:
+    """The frozen lists, for whoever has to take an erased patient out of them."""
+    return SavedCohorts(settings.data / "saved.db")
 
 
 def operations_of(settings: Settings) -> Operations:

@@ -13,18 +13,22 @@ from tomodex.web.cohorts import cohort_router
 from tomodex.web.dicomweb import dicomweb_router
 from tomodex.web.metrics import Metrics, add_metrics
 from tomodex.web.operations import operations_router
+from tomodex.web.saved import manifest_router, saved_router
 from tomodex.web.search import search_router
 from tomodex.web.series import series_router
 from tomodex.web.stats import stats_router
 from tomodex.web.structures import structures_router
 from tomodex.web.viewer import viewer_router
-from tomodex.wiring import consumer_names, left_alone, operations_of
+from tomodex.wiring import consumer_names, left_alone, library_of, operations_of
 
 
 def add_routes(app: FastAPI, settings: Settings, cohorts: Cohorts, queue: Queue) -> None:
     """Let the app answer questions about cohorts, and say how it is."""
+    library = library_of(settings, cohorts)
     routers = (
         cohort_router(cohorts),
+        manifest_router(library),
+        saved_router(library),
         search_router(cohorts),
         structures_router(cohorts),
         series_router(cohorts),
