@@ -88,6 +88,16 @@ def test_other_weights_are_another_device() -> None:
     assert resource(bundle(ONE), "Device")["id"] != resource(bundle(changed), "Device")["id"]
 
 
+def test_a_setting_has_no_control_characters_and_an_empty_one_is_left_out() -> None:
+    algorithm = ONE.provenance.algorithm
+    assert algorithm is not None
+    odd = replace(algorithm, model=" total\x0c3 mm\x00", options={"mode": "\x1f"})
+    made = bundle(replace(ONE, provenance=replace(ONE.provenance, algorithm=odd)))
+    said = {one["type"]["coding"][0]["code"]: one for one in resource(made, "Device")["property"]}
+    assert said["model"]["valueString"] == "total 3 mm"
+    assert "mode" not in said
+
+
 def test_a_structure_has_every_code_that_it_is_known_by_and_its_side() -> None:
     made = bundle(replace(ONE, annotations=(KIDNEY,)))
     (found,) = resource(made, "BodyStructure")["includedStructure"]

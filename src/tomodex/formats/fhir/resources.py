@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cache, lru_cache
@@ -39,6 +39,7 @@ SIDES: Mapping[str, tuple[str, str]] = {
 #: FHIR's unsignedInt.
 MOST = 2**31 - 1
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+", re.ASCII)
 
 
@@ -275,8 +276,8 @@ def device(annotated: AnnotatedSeries, naming_: Naming) -> Resource:
         "status": "active",
         "name": [{"value": name, "type": "registered-name", "display": True}],
         "category": [{"coding": [_code(naming.DEVICE_CATEGORY, "software", "Software")]}],
-        "version": [_version(c, value, naming_) for c, value in components.items() if value],
-        "property": [_setting(key, value, naming_) for key, value in settings.items() if value],
+        "version": [_version(c, v, naming_) for c, v in _said(components)],
+        "property": [_setting(key, value, naming_) for key, value in _said(settings)],
     }
 
 
@@ -337,6 +338,13 @@ def provenance(annotated: AnnotatedSeries, naming_: Naming) -> Resource:
             }
         ],
     }
+
+
+def _said(facts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Those that say something, as FHIR writes strings: no control characters, no blank ends."""
+    for key, value in facts.items():
+        if text := _CONTROL.sub(" ", value).strip():
+            yield key, text
 
 
 def _version(component: str, value: str, naming_: Naming) -> Resource:
