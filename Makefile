@@ -32,7 +32,7 @@ check: $(READY)  ## lint, types, import contract, docs
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest tests/test_docs.py
 
-test-servers: $(READY)  ## the tests that need real servers; a missing server fails
+test-servers: $(READY) ig  ## the tests that need real servers; a missing server fails
 	sh tests/servers/install.sh
 	CI=true $(BIN)/python -m pytest -m server tests/servers
 
