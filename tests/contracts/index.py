@@ -40,6 +40,7 @@ from tomodex.search import (
     parse,
     patients_key,
 )
+from tomodex.search.crowd import crowd_of
 from tomodex.segmentation import Algorithm
 from tomodex.series import Series
 from tomodex.terminology import load_terminology
@@ -556,6 +557,30 @@ class IndexContract:
             matching = [one for one in archive() if matches(asked(text).term, one)]
             key = filled.search(asked(text), limit=0).patients_key
             assert key == patients_key(one.series.patient for one in matching), text
+
+    def test_a_crowd_is_the_patients_of_what_was_found(self, filled: Index) -> None:
+        for text in ("", "liver", "kidney volume > 100", "segmented = waiting", "thyroid gland"):
+            matching = [one for one in archive() if matches(asked(text).term, one)]
+            assert filled.crowd(asked(text)) == crowd_of(
+                (one.series.patient for one in matching),
+                series=len(matching),
+                studies=len({one.series.study_uid for one in matching}),
+                size=int(sum(float(attributes_of(o).get("size_bytes", 0)) for o in matching)),
+            )
+
+    @pytest.mark.parametrize("text", ["", "kidney complete", "PatientSex = F", "thyroid gland"])
+    def test_crowds_are_the_patients_who_have_each_value(self, filled: Index, text: str) -> None:
+        matching = [one for one in archive() if matches(asked(text).term, one)]
+        found = filled.crowds(asked(text), FIELDS)
+        for field in FIELDS:
+            having: dict[str, list[AnnotatedSeries]] = {}
+            for one in matching:
+                for value in values_of(one, field):
+                    having.setdefault(value, []).append(one)
+            assert found[field] == {
+                value: crowd_of((one.series.patient for one in some), series=len(some))
+                for value, some in having.items()
+            }, field
 
     def test_the_size_of_what_was_found_is_that_of_its_series(self, filled: Index) -> None:
         for text in ("", "liver", "segmented = waiting", "thyroid gland"):

@@ -12,6 +12,7 @@ from typing import Protocol, cast
 
 from tomodex.registry import open_adapter
 from tomodex.search import SEARCHABLE, CellCount, Hit, Page, Query, Sample, Seen, Totals
+from tomodex.search.crowd import Crowd
 from tomodex.sinks import Sink
 
 ADAPTERS = {"duckdb": "tomodex.indexes.duckdb:DuckDBIndex"}
@@ -28,6 +29,12 @@ class Index(Sink, Protocol):
 
     def cells(self, query: Query, fields: Sequence[str]) -> Mapping[str, Mapping[str, CellCount]]:
         """The same with their patients, to be counted where single series are nobody's business."""
+
+    def crowd(self, query: Query) -> Crowd:
+        """The patients of everything that matches, for those who may learn of no single one."""
+
+    def crowds(self, query: Query, fields: Sequence[str]) -> Mapping[str, Mapping[str, Crowd]]:
+        """The patients who have each value of these fields; of studies and sizes nothing."""
 
     def seen(self, series_uids: Sequence[str]) -> Mapping[str, Sequence[Seen]]:
         """Every structure of these series, from head to foot; a series not in it is left out."""

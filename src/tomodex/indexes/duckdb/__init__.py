@@ -5,6 +5,7 @@ store.py        the file, and how processes take turns with it
 conditions.py   a term of a query -> a condition in SQL
 pages.py        counts of what was found, and rows of some of it
 facets.py       counts of the values of a field
+crowds.py       patients of what was found, and of the values of a field
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import duckdb
 
 from tomodex.annotation import AnnotatedSeries
 from tomodex.errors import Misconfigured, TomodexError, Unavailable
+from tomodex.indexes.duckdb import crowds
 from tomodex.indexes.duckdb.conditions import condition_of
 from tomodex.indexes.duckdb.facets import columns_of, count, count_cells
 from tomodex.indexes.duckdb.pages import hits_of, keys_of, page_of, seen_in, totals_of
@@ -27,6 +29,7 @@ from tomodex.indexes.duckdb.store import FileStore, MemoryStore, Store
 from tomodex.probe import Probe, probe_room
 from tomodex.registry import path_of
 from tomodex.search import SEARCHABLE, CellCount, Hit, Page, Query, Sample, Seen, Totals
+from tomodex.search.crowd import Crowd
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +87,14 @@ class DuckDBIndex:
     def cells(self, query: Query, fields: Sequence[str]) -> Mapping[str, Mapping[str, CellCount]]:
         with self._found(query, ["patient", "patient_key", *columns_of(fields)]) as db:
             return {field: count_cells(db, field) for field in fields}
+
+    def crowd(self, query: Query) -> Crowd:
+        with self._found(query, crowds.COLUMNS) as db:
+            return crowds.crowd(db)
+
+    def crowds(self, query: Query, fields: Sequence[str]) -> Mapping[str, Mapping[str, Crowd]]:
+        with self._found(query, ["patient", "patient_key", *columns_of(fields)]) as db:
+            return {field: crowds.crowds(db, field) for field in fields}
 
     def seen(self, series_uids: Sequence[str]) -> Mapping[str, Sequence[Seen]]:
         with self._store.reading() as db:

@@ -1,0 +1,150 @@
+"""The crowds that were told of so far, and how much each asker has asked today.
+
+A crowd is kept as numbers that no patient can be found in: how many there are, and how many of the
+hashes of their pseudonyms have each bit.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import RLock
+
+import apsw
+import numpy as np
+
+from tomodex.access import Asker
+from tomodex.errors import Forbidden, Misconfigured, Unavailable
+from tomodex.search.crowd import BITS, Crowd
+
+BUSY_MS = 10_000
+
+SCHEMA = """
+create table if not exists crowd (
+    id         integer primary key,
+    patients   integer not null,
+    bits       blob    not null,     -- 64 numbers of 32 bits
+    series     integer not null,
+    studies    integer not null,
+    size_bytes integer not null
+) strict;
+create index if not exists crowd_patients on crowd (patients);
+create table if not exists asked (
+    day       text    not null,
+    asker     text    not null,
+    questions integer not null,
+    primary key (day, asker)
+) strict, without rowid;
+"""
+
+#: Two sets differ by at least as many patients as their numbers do.
+NEAR = """
+select patients, bits, series, studies, size_bytes from crowd
+where patients between ? and ? order by id
+"""
+
+SPEND = """
+insert into asked values (?, ?, ?)
+on conflict do update set questions = questions + excluded.questions returning questions
+"""
+
+
+class AnsweredCrowds:
+    """`answered.db` in the data folder; any number of processes and threads use it at once.
+
+    Args:
+        file: None is memory, which nobody else sees.
+        questions_a_day: of one asker.
+        now: seconds since 1970; a test's own clock.
+
+    Raises:
+        Misconfigured: the file cannot be used.
+    """
+
+    def __init__(
+        self, file: Path | None, questions_a_day: int, now: Callable[[], float] = time.time
+    ) -> None:
+        self._questions_a_day = questions_a_day
+        self._now = now
+        self._lock = RLock()  # an apsw connection serves one thread at a time
+        self._db = _open(file)
+
+    def nearest(self, crowd: Crowd, reach: float) -> Crowd:
+        """The crowd that was told of first within reach of this one; if there is none, this one,
+        which is told of from now on."""
+        with self._writing() as db:
+            ends = (crowd.patients - int(reach), crowd.patients + int(reach))
+            for row in db.execute(NEAR, ends):
+                other = _crowd(row)
+                if crowd.distance(other) <= reach:
+                    return other
+            db.execute(
+                "insert into crowd (patients, bits, series, studies, size_bytes) "
+                "values (?, ?, ?, ?, ?)",
+                (crowd.patients, _packed(crowd), crowd.series, crowd.studies, crowd.size_bytes),
+            )
+        return crowd
+
+    def spend(self, asker: Asker, questions: int) -> None:
+        """Count questions of somebody who may learn numbers alone.
+
+        Raises:
+            Forbidden: they were too many for today.
+        """
+        day = datetime.fromtimestamp(self._now(), UTC).date().isoformat()
+        with self._writing() as db:
+            db.execute("delete from asked where day < ?", (day,))
+            asked: int = db.execute(SPEND, (day, asker.name, questions)).get
+        if asked > self._questions_a_day:
+            raise Forbidden(
+                f"a viewer may ask {self._questions_a_day:,} questions a day; tomorrow again"
+            )
+
+    @contextmanager
+    def _writing(self) -> Iterator[apsw.Connection]:
+        try:
+            with self._lock:
+                self._db.execute("begin immediate")
+                try:
+                    yield self._db
+                    self._db.execute("commit")
+                except BaseException:
+                    self._db.execute("rollback")
+                    raise
+        except (apsw.BusyError, apsw.FullError, apsw.IOError) as refused:
+            raise Unavailable(f"what was answered cannot be remembered: {refused}") from refused
+
+
+def _packed(crowd: Crowd) -> bytes:
+    return np.array(crowd.bits, "<i4").tobytes()
+
+
+def _crowd(row: Sequence[object]) -> Crowd:
+    patients, bits, series, studies, size_bytes = row
+    assert isinstance(bits, bytes)
+    return Crowd(
+        patients=int(str(patients)),
+        bits=tuple(np.frombuffer(bits, "<i4", BITS).tolist()),
+        series=int(str(series)),
+        studies=int(str(studies)),
+        size_bytes=int(str(size_bytes)),
+    )
+
+
+def _open(file: Path | None) -> apsw.Connection:
+    try:
+        if file:
+            os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+        db = apsw.Connection(os.fspath(file) if file else ":memory:")
+        db.set_busy_timeout(BUSY_MS)
+        db.pragma("journal_mode", "wal")
+        # Losing the last answers to a power cut tells nobody anything.
+        db.pragma("synchronous", "normal")
+        db.execute(SCHEMA)
+    except (apsw.Error, OSError) as wrong:
+        raise Misconfigured(f"cannot use {file}: {wrong}") from wrong
+    return db
