@@ -6,5 +6,6 @@ Fixtures live in one module for each server; they are named here so that pytest 
 from __future__ import annotations
 
 from tests.servers.dcmqrscp import dcmqrscp as dcmqrscp
+from tests.servers.opensearch import search_server as search_server
 from tests.servers.orthanc import orthanc as orthanc
 from tests.servers.s3 import store as store

@@ -4,6 +4,7 @@
 # Needs root, or sudo, and Go. What is there already is left as it is; what cannot be installed is
 # an error.
 set -eu
+here=$(cd "$(dirname "$0")" && pwd)
 
 missing=
 for package in orthanc orthanc-dicomweb dcmtk; do
@@ -26,3 +27,12 @@ if [ ! -x "$servers/versitygw-$version" ]; then
     GOBIN=$servers go install "github.com/versity/versitygw/cmd/versitygw@v$version"
     mv "$servers/versitygw" "$servers/versitygw-$version"
 fi
+
+opensearch=$servers/opensearch-2.19.1 # as in tests/servers/opensearch.py
+if [ ! -f "$opensearch/Node.class" ]; then
+    command -v mvn >/dev/null || { echo "needs Maven and Java 17 to put OpenSearch together" >&2; exit 1; }
+    rm -rf "$opensearch"
+    mvn --quiet --batch-mode --file "$here/opensearch/pom.xml" dependency:copy-dependencies -DoutputDirectory="$opensearch"
+    javac -cp "$opensearch/*" -d "$opensearch" "$here/opensearch/Node.java"
+fi
+

@@ -1,6 +1,7 @@
 """Where annotated series can be found again. An index is a sink that answers queries.
 
-    duckdb:  one file   duckdb.py
+    duckdb:               one file                               duckdb/
+    elasticsearch+https:  an Elasticsearch or OpenSearch server  elasticsearch/
 
 The scheme of a URL picks one of these; see `registry.py`.
 """
@@ -15,7 +16,16 @@ from tomodex.search import SEARCHABLE, CellCount, Hit, Page, Query, Sample, Seen
 from tomodex.search.crowd import Crowd
 from tomodex.sinks import Sink
 
-ADAPTERS = {"duckdb": "tomodex.indexes.duckdb:DuckDBIndex"}
+_ELASTICSEARCH = "tomodex.indexes.elasticsearch:ElasticsearchIndex"
+
+ADAPTERS = {
+    "duckdb": "tomodex.indexes.duckdb:DuckDBIndex",
+    **{
+        f"{engine}+{scheme}": _ELASTICSEARCH
+        for engine in ("elasticsearch", "opensearch")
+        for scheme in ("https", "http")
+    },
+}
 
 
 class Index(Sink, Protocol):

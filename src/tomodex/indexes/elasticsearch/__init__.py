@@ -1,0 +1,358 @@
+"""The index on an Elasticsearch or OpenSearch server, for many machines.
+
+server.py      the server, and its errors as ours
+documents.py   the document of a series, and the mapping
+conditions.py  a term of a query -> a clause of the Query DSL
+counting.py    facets, and exact counts of patients and studies
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date
+from typing import Any
+
+import numpy as np
+from opensearchpy.exceptions import NotFoundError, RequestError
+
+from tomodex.annotation import AnnotatedSeries
+from tomodex.errors import BadQuery, Misconfigured, TomodexError
+from tomodex.indexes.elasticsearch.conditions import Clause, clause_of
+from tomodex.indexes.elasticsearch.counting import (
+    buckets,
+    cells_of,
+    counts_of,
+    distinct,
+    distinct_of,
+)
+from tomodex.indexes.elasticsearch.documents import (
+    MAPPINGS,
+    SETTINGS,
+    VERSION,
+    document_of,
+    seen_of,
+    unsigned,
+)
+from tomodex.indexes.elasticsearch.server import Server
+from tomodex.probe import Probe
+from tomodex.search import SEARCHABLE, CellCount, Hit, Page, Query, Sample, Seen, Totals
+from tomodex.search.lots import lots
+
+log = logging.getLogger(__name__)
+
+#: Series of one step through everything that was found.
+BATCH = 1000
+
+#: First hits that a server gives without being led there.
+WINDOW = 10_000
+
+#: How long the server remembers where we are while somebody reads on.
+KEPT = "5m"
+
+NEWEST_FIRST = [{"a.StudyDate": {"order": "desc", "missing": "_last"}}, {"series_uid": "asc"}]
+
+_HIT = ["series_uid", "study_uid", "patient", "structure_count"]
+
+
+class ElasticsearchIndex:
+    """`elasticsearch+https://tomodex@search:9200/tomodex?password=file:/run/secrets/search`
+
+    For Elasticsearch 8 and 9 and OpenSearch 2 and 3; `+http` for one without TLS. The path is
+    the alias under which the index is found; it is made on first use.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._server = Server(url)
+        self.url = self._server.shown  #: without options
+        self._alias = self._server.name
+        self._checked = False
+
+    def write(self, annotated: Sequence[AnnotatedSeries]) -> None:
+        last = {one.series.series_uid: one for one in annotated}
+        self._bulk([_to_write(one) for one in last.values()], self._server.options.refresh)
+
+    def erase(self, series_uids: Sequence[str]) -> None:
+        known = self._known(series_uids)
+        # Whoever erases may rely on it being found no more.
+        self._bulk([{"_op_type": "delete", "_id": uid} for uid in known], "true")
+
+    def search(self, query: Query, limit: int = 50, offset: int = 0) -> Page:
+        clause = clause_of(query.term)
+        near = limit + offset <= WINDOW
+        answer = self._ask(
+            {
+                "query": clause,
+                "size": limit if near else 0,
+                "from": offset if near else 0,
+                "sort": NEWEST_FIRST,
+                "track_total_hits": True,
+                "_source": [*_HIT, "a"],
+                "aggs": {
+                    "studies": distinct("study_key"),
+                    "patients": distinct("patient_key"),
+                    "size": {"sum": {"field": "a.size_bytes"}},
+                },
+            }
+        )
+        patients, patients_key = distinct_of(answer["aggregations"]["patients"])
+        hits = [hit["_source"] for hit in answer["hits"]["hits"]]
+        return Page(
+            series=int(answer["hits"]["total"]["value"]),
+            studies=distinct_of(answer["aggregations"]["studies"])[0],
+            patients=patients,
+            hits=tuple(map(_hit, hits)) if near else self._far(clause, limit, offset),
+            offset=offset,
+            patients_key=patients_key,
+            size_bytes=int(answer["aggregations"]["size"]["value"]),
+        )
+
+    def facets(self, query: Query, fields: Sequence[str]) -> Mapping[str, Mapping[str, int]]:
+        aggs = {field: buckets(field) for field in fields}
+        answer = self._aggregated(query, aggs)
+        return {field: counts_of(field, answer[field]) for field in fields}
+
+    def cells(self, query: Query, fields: Sequence[str]) -> Mapping[str, Mapping[str, CellCount]]:
+        patients = {"patients": distinct("patient_key")}
+        aggs = {field: {**buckets(field), "aggs": patients} for field in fields}
+        answer = self._aggregated(query, aggs)
+        return {field: cells_of(field, answer[field]) for field in fields}
+
+    def seen(self, series_uids: Sequence[str]) -> Mapping[str, Sequence[Seen]]:
+        documents = self._get(series_uids, ["complete", "m"])
+        return {uid: seen_of(document) for uid, document in documents.items()}
+
+    def rows(
+        self,
+        query: Query,
+        keywords: Sequence[str] = tuple(SEARCHABLE),
+        sample: Sample | None = None,
+    ) -> Iterator[Sequence[Hit]]:
+        unknown = sorted(set(keywords) - set(SEARCHABLE))
+        if unknown:
+            raise BadQuery(f"{unknown[0]} is no attribute; known: {', '.join(SEARCHABLE)}")
+        source = [*_HIT, *(f"a.{keyword}" for keyword in keywords)]
+        clause = clause_of(query.term)
+        drawn = self._drawn(clause, sample) if sample else None
+        if drawn is not None and len(drawn) <= WINDOW:
+            clause = {"terms": {"series_uid": sorted(drawn)}}
+        for documents in self._walk(clause, source):
+            wanted = [d for d in documents if drawn is None or d["series_uid"] in drawn]
+            yield tuple(map(_hit, wanted))
+
+    def totals(self) -> Totals:
+        segmented = {"term": {"a.segmented": "yes"}}
+        waiting = {"term": {"a.segmented": "waiting"}}
+        answer = self._ask(
+            {
+                "size": 0,
+                "track_total_hits": True,
+                "aggs": {
+                    "studies": distinct("study_key"),
+                    "patients": distinct("patient_key"),
+                    "segmented": {"filter": segmented},
+                    "waiting": {"filter": waiting},
+                    "newest": {"max": {"field": "a.StudyDate", "format": "strict_date"}},
+                },
+            }
+        )
+        found = answer["aggregations"]
+        newest = found["newest"].get("value_as_string")
+        return Totals(
+            series=int(answer["hits"]["total"]["value"]),
+            studies=distinct_of(found["studies"])[0],
+            patients=distinct_of(found["patients"])[0],
+            segmented=int(found["segmented"]["doc_count"]),
+            waiting=int(found["waiting"]["doc_count"]),
+            newest=date.fromisoformat(newest) if newest else None,
+        )
+
+    def clear(self) -> None:
+        with self._server.asked() as client:
+            for name in self._concrete():
+                client.indices.delete(index=name)
+        self._checked = False
+        self._ensure()
+
+    def probe(self) -> Iterator[Probe]:
+        """Whether the server answers, which it is, how it is, and whether the index is ours."""
+        try:
+            with self._server.asked() as client:
+                said = client.info()["version"]
+                health = client.cluster.health()["status"]
+            held = self.totals().series
+        except TomodexError as error:
+            yield Probe(subject="search server", verdict="wrong", sentence=str(error))
+            return
+        kind = said.get("distribution", "elasticsearch")
+        yield Probe(subject="search server", verdict="ok", sentence=f"{kind} {said['number']}")
+        yield Probe(
+            subject="cluster",
+            verdict="wrong" if health == "red" else "ok",
+            sentence=f"is {health}",
+            advice="see its own log; some shards are not there" if health == "red" else "",
+        )
+        yield Probe(subject="index", verdict="ok", sentence=f"{held:,} series are in it")
+
+    def close(self) -> None:
+        self._server.client.close()
+
+    def _bulk(self, actions: Sequence[dict[str, Any]], refresh: str) -> None:
+        if actions:
+            self._ensure()
+            self._server.bulk([{**action, "_index": self._alias} for action in actions], refresh)
+
+    def _ask(self, body: Mapping[str, object]) -> Any:
+        self._ensure()
+        with self._server.asked() as client:
+            return client.search(index=self._alias, body=body)
+
+    def _aggregated(self, query: Query, aggs: Mapping[str, object]) -> Any:
+        if not aggs:
+            return {}
+        return self._ask({"query": clause_of(query.term), "size": 0, "aggs": aggs})["aggregations"]
+
+    def _get(self, series_uids: Sequence[str], fields: Sequence[str]) -> dict[str, Any]:
+        if not series_uids:
+            return {}
+        self._ensure()
+        with self._server.asked() as client:
+            answer = client.mget(
+                index=self._alias,
+                body={"ids": list(series_uids)},
+                params={"_source": ",".join(fields)},
+            )
+        return {doc["_id"]: doc["_source"] for doc in answer["docs"] if doc.get("found")}
+
+    def _known(self, series_uids: Sequence[str]) -> Sequence[str]:
+        return list(self._get(series_uids, ["series_uid"]))
+
+    def _far(self, clause: Clause, limit: int, offset: int) -> tuple[Hit, ...]:
+        """Hits behind the first `WINDOW`: the server has to be led there."""
+        hits: list[Hit] = []
+        left = offset
+        for documents in self._walk(clause, [*_HIT, "a"]):
+            hits += map(_hit, documents[left:])
+            left = max(0, left - len(documents))
+            if len(hits) >= limit:
+                break
+        return tuple(hits[:limit])
+
+    def _walk(self, clause: Clause, source: Sequence[str]) -> Iterator[list[Any]]:
+        """Documents of everything that fits, newest study first, as they were when we began."""
+        with self._point_in_time() as point:
+            after: Mapping[str, object] = {}
+            while True:
+                body = {
+                    "query": clause,
+                    "size": BATCH,
+                    "sort": NEWEST_FIRST,
+                    "_source": source,
+                    "track_total_hits": False,
+                    "pit": {"id": point, "keep_alive": KEPT},
+                    **after,
+                }
+                with self._server.asked() as client:
+                    hits = client.search(body=body)["hits"]["hits"]
+                if not hits:
+                    return
+                yield [hit["_source"] for hit in hits]
+                after = {"search_after": hits[-1]["sort"]}
+
+    @contextmanager
+    def _point_in_time(self) -> Iterator[str]:
+        self._ensure()
+        with self._server.asked() as client:
+            point = _open_point(client, self._alias)
+        try:
+            yield point
+        finally:
+            with self._server.asked() as client:
+                _close_point(client, point)
+
+    def _drawn(self, clause: Clause, sample: Sample) -> frozenset[str]:
+        """UIDs with the lowest lots, the same ones as every index draws."""
+        found = [
+            (document["series_key"], document["series_uid"])
+            for documents in self._walk(clause, ["series_key", "series_uid"])
+            for document in documents
+        ]
+        keys = np.array([unsigned(key) for key, _ in found], np.uint64)
+        order = np.argsort(lots(keys, sample.seed), kind="stable")[: sample.size]
+        return frozenset(found[place][1] for place in order.tolist())
+
+    def _concrete(self) -> Sequence[str]:
+        """Names of the indexes behind the alias."""
+        with self._server.asked() as client:
+            try:
+                return list(client.indices.get_alias(name=self._alias))
+            except NotFoundError:
+                return []
+
+    def _ensure(self) -> None:
+        """Make the index where there is none.
+
+        Raises:
+            Misconfigured: there is one of another version.
+        """
+        if self._checked:
+            return
+        behind = self._concrete()
+        ours = f"{self._alias}-{VERSION}"
+        if behind and ours not in behind:
+            raise Misconfigured(
+                f"the index {self._alias} was made by another version of Tomodex; `tomodex "
+                "rebuild` makes it anew from the results"
+            )
+        if not behind:
+            self._create(ours)
+        self._checked = True
+
+    def _create(self, name: str) -> None:
+        options = self._server.options
+        settings = {
+            **SETTINGS,
+            "index.number_of_shards": options.shards,
+            "index.number_of_replicas": options.replicas,
+        }
+        body = {"settings": settings, "mappings": MAPPINGS, "aliases": {self._alias: {}}}
+        with self._server.asked() as client:
+            try:
+                client.indices.create(index=name, body=body)
+            except RequestError as refused:
+                # Another process may have been first.
+                if refused.error != "resource_already_exists_exception":
+                    raise
+
+
+def _to_write(annotated: AnnotatedSeries) -> dict[str, Any]:
+    return {"_id": annotated.series.series_uid, "_source": document_of(annotated)}
+
+
+def _hit(document: Mapping[str, Any]) -> Hit:
+    return Hit(
+        series_uid=document["series_uid"],
+        study_uid=document["study_uid"],
+        patient=document["patient"],
+        attributes=document.get("a", {}),
+        structure_count=document["structure_count"],
+    )
+
+
+def _open_point(client: Any, index: str) -> str:
+    """A point in time: OpenSearch and Elasticsearch have the same under two names."""
+    distribution = client.info()["version"].get("distribution", "")
+    if distribution == "opensearch":
+        answer = client.create_pit(index=index, params={"keep_alive": KEPT})
+        return str(answer["pit_id"])
+    path = f"/{index}/_pit"
+    return str(client.transport.perform_request("POST", path, {"keep_alive": KEPT})["id"])
+
+
+def _close_point(client: Any, point: str) -> None:
+    distribution = client.info()["version"].get("distribution", "")
+    if distribution == "opensearch":
+        client.delete_pit(body={"pit_id": [point]})
+    else:
+        client.transport.perform_request("DELETE", "/_pit", None, {"id": point})
