@@ -32,7 +32,7 @@ def metrics(queue) -> Metrics:
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
-    """Every sample of ours by its name and the values of its labels, in the order of their names."""
+    """Every sample of ours by its name and its labels, in the order of their names."""
     text, _ = metrics.written("")
     return {
         (sample.name, *sample.labels.values()): sample.value
