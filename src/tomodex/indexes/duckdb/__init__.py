@@ -3,6 +3,7 @@
 schema.py       its tables, and rows for them
 store.py        the file, and how processes take turns with it
 conditions.py   a term of a query -> a condition in SQL
+places.py       which series show structures above, below and between others
 pages.py        counts of what was found, and rows of some of it
 facets.py       counts of the values of a field
 crowds.py       patients of what was found, and of the values of a field
@@ -24,7 +25,9 @@ from tomodex.indexes.duckdb import crowds
 from tomodex.indexes.duckdb.conditions import condition_of
 from tomodex.indexes.duckdb.facets import columns_of, count, count_cells
 from tomodex.indexes.duckdb.pages import hits_of, keys_of, page_of, seen_in, totals_of
+from tomodex.indexes.duckdb.places import places_in
 from tomodex.indexes.duckdb.schema import delete, insert, labels
+from tomodex.indexes.duckdb.sql import Condition
 from tomodex.indexes.duckdb.store import FileStore, MemoryStore, Store
 from tomodex.probe import Probe, probe_room
 from tomodex.registry import path_of
@@ -77,8 +80,8 @@ class DuckDBIndex:
             delete(db, series_uids)
 
     def search(self, query: Query, limit: int = 50, offset: int = 0) -> Page:
-        with self._store.reading() as db:
-            return page_of(db, condition_of(query.term, labels(db)), limit, offset)
+        with self._asking(query) as (db, condition):
+            return page_of(db, condition, limit, offset)
 
     def facets(self, query: Query, fields: Sequence[str]) -> Mapping[str, Mapping[str, int]]:
         with self._found(query, columns_of(fields)) as db:
@@ -106,8 +109,8 @@ class DuckDBIndex:
         keywords: Sequence[str] = tuple(SEARCHABLE),
         sample: Sample | None = None,
     ) -> Iterator[Sequence[Hit]]:
-        with self._store.reading() as db:
-            keys = keys_of(db, condition_of(query.term, labels(db)), sample)
+        with self._asking(query) as (db, condition):
+            keys = keys_of(db, condition, sample)
         for first in range(0, len(keys), BATCH):
             with self._store.reading() as db:
                 hits = hits_of(db, keys[first : first + BATCH], keywords)
@@ -118,11 +121,18 @@ class DuckDBIndex:
             return totals_of(db)
 
     @contextmanager
+    def _asking(self, query: Query) -> Iterator[tuple[duckdb.DuckDBPyConnection, Condition]]:
+        """The tables, and the condition on the rows of `series` that a query means there."""
+        with self._store.reading() as db:
+            known = labels(db)
+            with places_in(db, known) as places:
+                yield db, condition_of(query.term, known, places)
+
+    @contextmanager
     def _found(self, query: Query, columns: Sequence[str]) -> Iterator[duckdb.DuckDBPyConnection]:
         """The table `found`, with these columns of the series that match."""
         select = ", ".join(["number", *columns])
-        with self._store.reading() as db:
-            condition = condition_of(query.term, labels(db))
+        with self._asking(query) as (db, condition):
             db.execute(
                 f"create or replace temp table found as select {select} from series "
                 f"where {condition.sql}",

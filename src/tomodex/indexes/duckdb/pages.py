@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tomodex.errors import BadQuery
-from tomodex.indexes.duckdb.conditions import Condition
 from tomodex.indexes.duckdb.schema import SEEN, labels
+from tomodex.indexes.duckdb.sql import Condition
 from tomodex.search import SEARCHABLE, Hit, Page, Sample, Seen, Totals
 from tomodex.search.keys import key_of
 from tomodex.search.lots import lots
