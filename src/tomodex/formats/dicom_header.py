@@ -13,7 +13,6 @@ from pathlib import Path
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from tomodex.elements import Elements
 from tomodex.errors import Unavailable, Unsuitable
 from tomodex.header import read_header
 
@@ -67,15 +66,15 @@ def read_subject(path: Path, study_uid: str) -> Subject:
         raise Unavailable(f"cannot read a file: {refused.strerror}") from refused
     if header is None:
         raise Unsuitable("unreadable", "an instance is no DICOM file any more")
-    return subject_of(header.elements, study_uid)
+    return subject_of(header.elements.text, study_uid)
 
 
-def subject_of(elements: Elements, study_uid: str) -> Subject:
-    """Whose study a dataset belongs to."""
+def subject_of(text: Callable[[str], str], study_uid: str) -> Subject:
+    """Whose study it is; `text` gives the value of a keyword, "" where there is none."""
 
     def said(keyword: str, is_valid: Callable[[str], bool]) -> str:
-        text = elements.text(keyword)
-        return text if is_valid(text) else ""
+        value = text(keyword)
+        return value if is_valid(value) else ""
 
     removed = said("PatientIdentityRemoved", frozenset({"YES", "NO"}).__contains__)
     return Subject(

@@ -25,14 +25,13 @@ _HEAD = """################################################
 """
 
 
-def write_labels_json(
-    path: Path, masks: Masks, layer: int, series_uid: str, terminology: Terminology
-) -> None:
-    """Names and codes of the labels of a layer, and what made them."""
+def write_labels_json(path: Path, masks: Masks, series_uid: str, terminology: Terminology) -> None:
+    """Names and codes of the labels of every layer, where they lie, and what made them."""
     document = {
         "series_uid": series_uid,
-        "labels": [
-            _described(label, name, terminology) for label, name in masks.names[layer].items()
+        "layers": [
+            [_described(label, name, terminology) for label, name in names.items()]
+            for names in masks.names
         ],
         "affine_lps": masks.affine.tolist(),
         "algorithm": {**asdict(masks.algorithm), "options": dict(masks.algorithm.options)},

@@ -254,6 +254,28 @@ class Line:
         """C-MOVE; instances arrive meanwhile, at the port of the destination."""
         return self._sent(lambda: self._association.send_c_move(keys, destination, MOVE))
 
+    def takes(self, sop_class: str, transfer_syntax: str) -> bool:
+        """Whether the PACS takes instances of that class so encoded."""
+        return any(
+            context.abstract_syntax == sop_class and transfer_syntax in context.transfer_syntax
+            for context in self._association.accepted_contexts
+        )
+
+    def store(self, instance: Dataset) -> int:
+        """C-STORE; the status that is answered.
+
+        Raises:
+            Unavailable: nothing is answered, or no class or encoding was agreed on.
+        """
+        with self._watch.waiting():
+            try:
+                status = self._attempt(lambda: self._association.send_c_store(instance))
+            except ValueError as nothing_agreed:
+                raise Unavailable(
+                    f"{self._peer} takes no instance of {instance.SOPClassUID.name}"
+                ) from nothing_agreed
+            return int(self._require(status).Status)
+
     def _sent(self, ask: Callable[[], Iterator[tuple[Dataset, Dataset | None]]]) -> Sent:
         with self._watch.waiting():
             for status, _ in self._attempt(ask):
