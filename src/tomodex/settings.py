@@ -56,6 +56,11 @@ class Settings(BaseSettings):
         {},
         description="Archives by a name of your choice: their URLs with options, or folders.",
     )
+    destinations: dict[str, str] = Field(
+        {},
+        description="Where masks may be put that are ordered over HTTP, by a name of your choice: "
+        "URLs with options, or folders.",
+    )
     sinks: tuple[str, ...] = Field((), description="URLs of other consumers of the results.")
     segmenters: tuple[str, ...] = Field(
         ("dicomseg:", "none:"),
@@ -126,13 +131,13 @@ class Settings(BaseSettings):
         "warning", description="What is written to stderr, as JSON lines."
     )
 
-    @field_validator("sources")
+    @field_validator("sources", "destinations")
     @classmethod
     def _hold_no_password(cls, sources: dict[str, str]) -> dict[str, str]:
         """They are shown, logged and kept with results."""
         for name, url in sources.items():
             if not NAME.fullmatch(name):
-                raise ValueError("a source's name has letters, digits, - and _")
+                raise ValueError("a name has letters, digits, - and _")
             if _has_password(url):
                 raise ValueError(
                     f"the URL of {name} holds a password; name where it is, as "
