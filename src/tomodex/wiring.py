@@ -29,6 +29,7 @@ from tomodex.settings import Settings
 from tomodex.sinks import Sink, open_sink
 from tomodex.sources import Source, open_source
 from tomodex.sources.gate import Suspension, suspensions
+from tomodex.stores import Store, open_store
 from tomodex.terminology import load_terminology
 
 #: Sources that a worker keeps open.
@@ -193,6 +194,12 @@ def library_of(settings: Settings, cohorts: Cohorts) -> Library:
 def saved_of(settings: Settings) -> SavedCohorts:
     """The frozen lists, for whoever has to take an erased patient out of them."""
     return SavedCohorts(settings.data / "saved.db")
+
+
+def store_of(settings: Settings, given: str) -> Store:
+    """Where files are put: a configured destination by its name, a URL or a folder."""
+    _make_data_folder(settings.data)
+    return open_store(_url(settings.destinations.get(given, given)), settings.data)
 
 
 def operations_of(settings: Settings) -> Operations:

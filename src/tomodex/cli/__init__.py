@@ -27,6 +27,7 @@ from tomodex.cli import (
     receive,
     run,
     searching,
+    segment,
     serve,
     trying,
     weights,
@@ -59,6 +60,7 @@ COMMANDS = (
     trying.demo,
     receive.receive,
     serve.serve,
+    segment.segment,
     compare.compare_engine,
 )
 GROUPS = {
