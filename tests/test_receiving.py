@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
@@ -735,15 +735,6 @@ def test_a_large_instance_is_kept_whole(tmp_path):
         assert dcmread(file).PixelData == large.PixelData
 
 
-def test_a_large_instance_is_not_held_in_memory(tmp_path):
-    arriving = wire.Arriving(tmp_path, lambda: True)
-    for _ in range(64):
-        arriving.write(bytes(2**18))
-    assert arriving.getbuffer().nbytes == 0
-    assert len(arriving.read_again().read()) == 64 * 2**18
-    arriving.close()
-
-
 def test_an_instance_that_is_not_what_it_was_announced_as_is_refused(tmp_path):
     pushed = one_slice()
     with receiver(tmp_path) as (port, spool, _), associated(port) as association:
@@ -836,31 +827,43 @@ def test_a_pdu_is_not_read_beyond_what_any_needs():
         wire.receive(None, wire.MOST_PDU_BYTES + 1)
 
 
-def test_a_peer_that_does_not_wait_for_answers_is_cut_off(tmp_path, monkeypatch):
-    held = threading.Event()
-    monkeypatch.setattr(
-        "tomodex.receiving.listener._keep", lambda *_: (held.wait(20) and SUCCESS) or SUCCESS
-    )
+def test_a_peer_that_does_not_wait_for_answers_has_to_wait(tmp_path):
     from pynetdicom.dimse_primitives import C_STORE
     from pynetdicom.dsutils import encode
 
-    dataset = one_slice()
-    with receiver(tmp_path) as (port, _, _), associated(port) as association:
+    datasets = [one_slice() for _ in range(8)]
+    with receiver(tmp_path) as (port, _, counts), associated(port) as association:
+        association._reactor_checkpoint.clear()  # it would take the answers
         (context,) = [
             c for c in association.accepted_contexts if c.abstract_syntax == CTImageStorage
         ]
-        for number in range(8):
+        for number, dataset in enumerate(datasets):
             request = C_STORE()
             request.MessageID, request.Priority = number + 1, 2
             request.AffectedSOPClassUID = dataset.SOPClassUID
             request.AffectedSOPInstanceUID = dataset.SOPInstanceUID
             request.DataSet = BytesIO(encode(dataset, False, True))
             association.dimse.send_msg(request, context.context_id)
-        end = time.monotonic() + 10
-        while association.is_established and time.monotonic() < end:
-            time.sleep(0.02)
-        assert association.is_aborted
-        held.set()
+        answers = [association.dimse.get_msg(block=True)[1] for _ in datasets]
+        association._reactor_checkpoint.set()
+        assert [a.MessageIDBeingRespondedTo for a in answers] == [1, 2, 3, 4, 5, 6, 7, 8]
+        assert {a.Status for a in answers} == {SUCCESS}
+    assert counts.received == 8
+
+
+def test_an_association_that_goes_on_for_too_long_is_ended_with_the_receiver(tmp_path):
+    with associated_after_its_end(tmp_path) as association:
+        wait_for(lambda: association.is_aborted, seconds=10)
+
+
+@contextmanager
+def associated_after_its_end(tmp_path: Path) -> Iterator[Any]:
+    """An association with a receiver that has ended."""
+    with ExitStack() as stack:
+        with receiver(tmp_path) as (port, _, _):
+            association = stack.enter_context(associated(port))
+            assert association.is_established
+        yield association
 
 
 def test_nothing_of_an_association_that_breaks_off_is_left(tmp_path):

@@ -303,6 +303,12 @@ def dangerous(task):
     return annotated(task.series)
 
 
+def says_its_niceness(file: Path, name: str, stop) -> None:
+    beside = threading.Thread(target=lambda: file.write_text(str(os.nice(0))))
+    beside.start()
+    beside.join()
+
+
 def is_set_wrong(worker, stop):
     raise Misconfigured("weights are missing")
 
@@ -326,6 +332,17 @@ def test_workers_outlive_a_series_that_kills_them(tmp_path):
     assert queue.count() == {("on-demand", "completed"): 20, ("on-demand", "failed"): 1}
     assert queue.reasons() == {("failed", "worker_lost"): 1}
     assert seen[-1] == queue.count()
+
+
+def test_workers_leave_the_processor_to_what_cannot_wait(tmp_path):
+    run_workers(
+        1,
+        partial(says_its_niceness, tmp_path / "niceness"),
+        bury=lambda name: 0,
+        finished=lambda: False,
+        progress=lambda: None,
+    )
+    assert int((tmp_path / "niceness").read_text()) == min(os.nice(0) + worker.NICENESS, 19)
 
 
 def test_images_that_a_dead_worker_had_retrieved_are_removed(tmp_path):

@@ -62,6 +62,9 @@ WELL_STARTED_S = 600.0
 FINISH_S = 30.0
 GIVE_BACK_S = 10.0
 
+#: Added to the niceness of a worker: what is pushed or asked cannot wait, indexing can.
+NICENESS = 10
+
 #: Stands before the process that started a worker in the worker's name.
 NAME_MARK = "pid"
 
@@ -425,6 +428,8 @@ def _start(place: _Place, name: str) -> None:
 def _be_worker(
     main: Callable[[str, Stop], None], name: str, heard: Connection, scratch: str
 ) -> None:
+    # First of all: threads that are begun from here on have it too.
+    os.nice(NICENESS)
     # What this process leaves there, retrieved images above all, goes with it.
     tempfile.tempdir = scratch
     # Ctrl-C reaches every process of the terminal; the one that started us says when to end.

@@ -1,13 +1,17 @@
 """`tomodex receive`: takes series that others push (C-STORE), and puts them into the queue.
 
-listener.py   takes instances, in a process of its own      wire.py  keeps strangers in bounds
-steward.py    puts whole series, removes indexed ones       inquiries.py  asks the archive for more
+listener.py      takes instances, in a process of its own
+wire.py          lets peers in, within bounds
+conversation.py  what is said from then on; command.py: what they ask for
+steward.py       puts whole series, removes indexed ones
+inquiries.py     asks the archive for more
 
 The two processes, of the listener and of the steward, meet in the spool's folder alone.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import signal
@@ -221,6 +225,8 @@ def _listen(settings: Settings, pipe: Connection) -> None:
     try:
         spool = Spool(spool_of(settings))
         with spool.alone(), listening(_door(settings.receive), spool, counts) as port:
+            # pynetdicom collects garbage every few seconds, and need not look at what stays.
+            gc.freeze()
             pipe.send(port)
             _report_until_end(pipe, counts)
         pipe.send(counts.summary)

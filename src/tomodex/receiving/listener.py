@@ -11,7 +11,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -25,12 +25,13 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import FileMetaDataset
 from pydicom.filebase import DicomIO
 from pydicom.filewriter import write_file_meta_info
-from pynetdicom import AE, AllStoragePresentationContexts, VerificationPresentationContexts, evt
+from pynetdicom import AE, AllStoragePresentationContexts, VerificationPresentationContexts
 
 from tomodex.errors import Misconfigured, Unsuitable
 from tomodex.header import read_header
 from tomodex.pixels import TRANSFER_SYNTAXES
-from tomodex.receiving.wire import PDU_BYTES, Arriving, Server, keep_quiet, tls_of
+from tomodex.receiving.conversation import IDLE_S, PDU_BYTES, Pushed
+from tomodex.receiving.wire import Peer, Server, keep_quiet, tls_of
 from tomodex.sources.spool_folder import Spool, is_uid
 
 log = logging.getLogger(__name__)
@@ -42,17 +43,14 @@ IMPLEMENTATION = "TOMODEX"
 #: Answers to C-STORE (PS3.4 B.2.3).
 SUCCESS, OUT_OF_RESOURCES, OTHER_CLASS, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000
 
-#: Seconds without a request after which an association is ended.
-IDLE_S = 300.0
-
 #: How long associations may go on when we are asked to end.
 FINISH_S = 10.0
 
 #: What `OSError` says where there is no room.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
-#: Bytes in which a large data set is copied.
-PIECE = 2**20
+#: Bytes of an instance after which the room on the disk is looked at again.
+LOOK_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,9 +131,8 @@ def _server(door: Door, spool: Spool, counts: Counts) -> Server:
         server = _entity(door).make_server(
             (door.host, door.port),
             ssl_context=tls,
-            evt_handlers=[(evt.EVT_C_STORE, _answer, [spool, door, counts])],
             server_class=Server,
-            arriving=partial(_arriving, spool, door),
+            take=partial(_answer, spool, door, counts),
         )
     except OSError as refused:
         raise Misconfigured(
@@ -170,12 +167,7 @@ def _end(server: Server) -> None:
     end = time.monotonic() + FINISH_S
     while server.active_associations and time.monotonic() < end:
         time.sleep(0.05)
-    for association in server.active_associations:
-        association.abort()
-
-
-def _arriving(spool: Spool, door: Door) -> BytesIO:
-    return Arriving(spool.incoming, partial(_has_room, spool, door))
+    server.end_all()
 
 
 def _has_room(spool: Spool, door: Door) -> bool:
@@ -185,56 +177,61 @@ def _has_room(spool: Spool, door: Door) -> bool:
 # --- answering ----------------------------------------------------------------------------------
 
 
-def _answer(event: Any, spool: Spool, door: Door, counts: Counts) -> int:
+def _answer(spool: Spool, door: Door, counts: Counts, peer: Peer, pushed: Pushed) -> int:
     """Keep one instance, and say what came of it."""
-    request, peer = event.request, event.assoc.requestor
-    arriving: Arriving = request.DataSet
     begin = time.monotonic()
     try:
-        status = _keep(event, arriving, spool, door, counts)
+        status = _keep(pushed, spool, door, counts)
     except OSError as failed:
         log.error(  # noqa: TRY400 - not a bug of ours
             "no room" if failed.errno in NO_ROOM else "not kept",
-            extra={"peer": peer.address, "aet": peer.ae_title, "why": failed.strerror},
+            extra={"peer": peer.address, "aet": peer.aet, "why": failed.strerror},
         )
         status = OUT_OF_RESOURCES
-    finally:
-        arriving.close()
     if status != SUCCESS:
         counts.count(status)
-    facts = {"peer": peer.address, "aet": peer.ae_title, "status": f"0x{status:04X}"}
+    facts = {"peer": peer.address, "aet": peer.aet, "status": f"0x{status:04X}"}
     log.debug("answered", extra=facts | {"seconds": round(time.monotonic() - begin, 4)})
     return status
 
 
-def _keep(event: Any, arriving: Arriving, spool: Spool, door: Door, counts: Counts) -> int:
-    if arriving.failure is not None:
-        raise arriving.failure
-    if arriving.full or not _has_room(spool, door):
-        raise OSError(errno.ENOSPC, f"less than {door.reserve_bytes} bytes would be left free")
+def _keep(pushed: Pushed, spool: Spool, door: Door, counts: Counts) -> int:
+    if not is_uid(pushed.sop_instance):
+        return NOT_UNDERSTOOD
     descriptor, arrived = spool.arrive()
     try:
         with os.fdopen(descriptor, "w+b") as file:
-            _write(file, event.request, event.context.transfer_syntax, arriving)
+            _write(file, pushed, partial(_require_room, spool, door))
             size = file.tell()
-            series_uid, status = _judge(file, event.request)
+            series_uid, status = _judge(file, pushed)
             if status != SUCCESS:
                 return status
             os.fsync(file.fileno())
-        kept = spool.keep(arrived, series_uid, event.request.AffectedSOPInstanceUID)
+        kept = spool.keep(arrived, series_uid, pushed.sop_instance)
     finally:
         arrived.unlink(missing_ok=True)
     counts.count(SUCCESS, size, kept)
     return SUCCESS
 
 
-def _write(file: IO[bytes], request: Any, syntax: str, arriving: Arriving) -> None:
+def _write(file: IO[bytes], pushed: Pushed, require_room: Callable[[], None]) -> None:
     """A file as PS3.10 7.1 wants it, always the same one of the same data set."""
-    uid = str(request.AffectedSOPInstanceUID)
-    meta = _meta(str(request.AffectedSOPClassUID), str(syntax), len(uid))
+    uid = pushed.sop_instance
+    meta = _meta(pushed.sop_class, pushed.syntax, len(uid))
+    require_room()
     file.write(meta.replace(_stand_in(len(uid)).encode(), uid.encode()))
-    shutil.copyfileobj(arriving.read_again(), file, PIECE)
+    unseen = 0
+    for piece in pushed.pieces:
+        unseen += file.write(piece)
+        if unseen > LOOK_BYTES:
+            require_room()
+            unseen = 0
     file.flush()
+
+
+def _require_room(spool: Spool, door: Door) -> None:
+    if not _has_room(spool, door):
+        raise OSError(errno.ENOSPC, f"less than {door.reserve_bytes} bytes would be left free")
 
 
 @lru_cache(maxsize=512)
@@ -262,7 +259,7 @@ def _stand_in(length: int) -> str:
     return "?" * length
 
 
-def _judge(file: IO[bytes], request: Any) -> tuple[str, int]:
+def _judge(file: IO[bytes], pushed: Pushed) -> tuple[str, int]:
     """The series that an instance belongs to, and what to answer if it cannot be kept."""
     file.seek(0)
     try:
@@ -271,11 +268,8 @@ def _judge(file: IO[bytes], request: Any) -> tuple[str, int]:
         header = None
     if header is None:
         return "", NOT_UNDERSTOOD
-    named = (request.AffectedSOPClassUID, request.AffectedSOPInstanceUID)
-    said = tuple(header.elements.text(name) for name in ("SOPClassUID", "SOPInstanceUID"))
-    if said != named:
+    said = [header.elements.text(name) for name in ("SOPClassUID", "SOPInstanceUID")]
+    if said != [pushed.sop_class, pushed.sop_instance]:
         return "", OTHER_CLASS
     series_uid = header.elements.text("SeriesInstanceUID")
-    if not (is_uid(said[1]) and is_uid(series_uid)):
-        return "", NOT_UNDERSTOOD
-    return series_uid, SUCCESS
+    return (series_uid, SUCCESS) if is_uid(series_uid) else ("", NOT_UNDERSTOOD)

@@ -1,8 +1,8 @@
-"""pynetdicom's server, made fit for strangers: bounds on what a peer can make it read, hold, await.
+"""pynetdicom's server, made fit for strangers: bounds on what a peer can make it read or await.
 
-As it comes, it reads as many bytes as a PDU claims to have, holds every data set in memory, lets a
-peer that is silent within a PDU or a TLS handshake stop its thread, and lets one that does not wait
-for answers fill the memory.
+As it comes, it reads as many bytes as a PDU claims to have, and lets a peer that is silent within a
+PDU or a TLS handshake stop its thread. It is left with what it is good at, which is to negotiate;
+once an association is established, conversation.py has it.
 """
 
 from __future__ import annotations
@@ -11,43 +11,49 @@ import logging
 import ssl
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from socket import socket as Socket
-from tempfile import TemporaryFile
-from typing import IO, Any, cast
+from typing import Any, cast
 
 from pynetdicom import _config
-from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_messages import DIMSEMessage
+from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
+
+from tomodex.receiving.conversation import (
+    MOST_PDU_BYTES,
+    PDU_S,
+    SILENCE_S,
+    Context,
+    Conversation,
+    Ended,
+    NotDicom,
+    Pushed,
+)
 
 log = logging.getLogger(__name__)
 
-#: The largest P-DATA PDU we ask for; DCMTK sends 128 KiB at most, dcm4che what it is allowed.
-PDU_BYTES = 256 * 2**10
-
-#: The largest PDU we read: an A-ASSOCIATE-RQ with 128 contexts of 40 syntaxes has 350 kB.
-MOST_PDU_BYTES = 2**20
-
-#: A command set has some 200 bytes.
-MOST_COMMAND_BYTES = 2**16
-
-#: A data set up to here is held in memory, of each association: eight slices of CT.
-HELD_BYTES = 4 * 2**20
-
-#: Requests that wait in one association while another is answered; a peer has to wait itself.
-MOST_WAITING = 2
-
-#: A peer that is silent for so long within a PDU is gone.
-SILENCE_S = 60.0
-
-#: The longest that one PDU may take, however slowly it trickles.
-PDU_S = 120.0
-
 #: A connection may be open for so many times the associations, most of which are then refused.
 CONNECTIONS_TIMES = 4
+
+#: Seconds between two looks at whether pynetdicom has sent that it accepts.
+LOOK_S = 0.001
+
+#: Of pynetdicom's state machine: ready for data (PS3.8 9.2.1).
+_ESTABLISHED = "Sta6"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who pushes."""
+
+    address: str
+    aet: str
+
+
+#: Keeps an instance that a peer pushes, and returns what to answer; see `conversation.Take`.
+TakeFrom = Callable[[Peer, Pushed], int]
 
 
 def keep_quiet() -> None:
@@ -57,97 +63,14 @@ def keep_quiet() -> None:
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
 
 
-class Arriving(BytesIO):
-    """A data set that is arriving: in memory while it is small, in a file when it is not.
+class Contexts(list[PresentationContext]):
+    """Presentation contexts that all associations share, since acceptors only read them.
 
-    A write that fails is remembered, not raised: the request has to be read to its end before it
-    can be answered.
+    pynetdicom copies them for each association, which takes 0.2 s for all storage classes.
     """
 
-    def __init__(self, folder: Path, may_grow: Callable[[], bool]) -> None:
-        super().__init__()
-        self._folder = folder
-        self._may_grow = may_grow
-        self._file: IO[bytes] | None = None
-        self.failure: OSError | None = None
-        self.full = False  #: there was no more room for it than the site wants to keep free
-
-    def write(self, data: Any, /) -> int:
-        if self.failure or self.full:
-            return len(data)
-        if self._file is None and self.tell() + len(data) <= HELD_BYTES:
-            return super().write(data)
-        try:
-            self._spill(data)
-        except OSError as failure:
-            self.failure = failure
-        if self.failure or self.full:
-            self._forget()
-        return len(data)
-
-    def _spill(self, data: bytes) -> None:
-        if self._file is None:
-            self._file = TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed in `close`
-            self._file.write(self.getbuffer())
-            self.seek(0)
-            self.truncate()
-        self.full = not self._may_grow()
-        if not self.full:
-            self._file.write(data)
-
-    def _forget(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        self.seek(0)
-        self.truncate()
-
-    def read_again(self) -> IO[bytes]:
-        """What has arrived, from its beginning."""
-        stream: IO[bytes] = self if self._file is None else self._file
-        stream.seek(0)
-        return stream
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        super().close()
-
-    def __del__(self) -> None:
-        self.close()  # of an association that ended in the middle
-
-
-class Bounded(BytesIO):
-    """A command set that is arriving."""
-
-    def write(self, data: Any, /) -> int:
-        if self.tell() + len(data) > MOST_COMMAND_BYTES:
-            raise ValueError("a command set is too long")
-        return super().write(data)
-
-
-class Provider(DIMSEServiceProvider):
-    """Puts messages together from what arrives, within bounds; ends what is none."""
-
-    def __init__(self, association: Any, arriving: Callable[[], BytesIO]) -> None:
-        super().__init__(association)
-        self._arriving = arriving
-
-    def receive_primitive(self, primitive: Any) -> None:
-        if self.message is None:
-            self.message = DIMSEMessage()
-            self.message.encoded_command_set = Bounded()
-            self.message.data_set = self._arriving()
-        try:
-            super().receive_primitive(primitive)
-        except Exception as bad:  # noqa: BLE001 - a stranger's bytes end his association, not ours
-            log.warning("not DICOM", extra={"peer": _peer(self.assoc), "why": type(bad).__name__})
-            self._end()
-        if self.msg_queue.qsize() > MOST_WAITING:
-            log.warning("does not wait", extra={"peer": _peer(self.assoc)})
-            self._end()
-
-    def _end(self) -> None:
-        self.dul.event_queue.put("Evt19")  # as for an invalid PDU (PS3.8 9.2.3): A-ABORT
+    def __deepcopy__(self, memo: object) -> Contexts:
+        return self
 
 
 class Handler(RequestHandler):
@@ -157,10 +80,13 @@ class Handler(RequestHandler):
 
     def _create_association(self) -> Any:
         self.request.settimeout(SILENCE_S)
-        association = super()._create_association()
-        association.dimse = Provider(association, self.server.arriving)
+        association: Any = super()._create_association()
         socket: Any = association.dul.socket
         socket.recv = partial(receive, socket)
+        association.dul._is_transport_event = partial(
+            _read_unless_established, association.dul, association.dul._is_transport_event
+        )
+        association._run_reactor = partial(self.server.converse, association)
         return association
 
 
@@ -169,9 +95,11 @@ class Server(ThreadedAssociationServer):
 
     daemon_threads = True
 
-    def __init__(self, *args: Any, arriving: Callable[[], BytesIO], **kwargs: Any) -> None:
-        self.arriving = arriving
+    def __init__(self, *args: Any, take: TakeFrom, **kwargs: Any) -> None:
+        self._take = take
+        self._conversations: dict[Any, Conversation] = {}
         super().__init__(*args, **{**kwargs, "request_handler": Handler})
+        self.contexts = Contexts(self.contexts)
 
     def get_request(self) -> tuple[Socket, Any]:
         connection, address = cast(Socket, self.socket).accept()
@@ -189,6 +117,61 @@ class Server(ThreadedAssociationServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.warning("connection failed", extra={"peer": client_address[0]}, exc_info=True)
+
+    def converse(self, association: Any) -> None:
+        """Answer what is asked on an association that was accepted, until it is over."""
+        if not _take_over(association.dul):
+            return
+        socket = association.dul.socket.socket
+        peer = Peer(str(association.requestor.address), str(association.requestor.ae_title))
+        conversation = Conversation(socket, _contexts(association))
+        self._conversations[association] = conversation
+        try:
+            conversation.answer_all(partial(self._take, peer))
+        except NotDicom as bad:
+            log.warning("not DICOM", extra={"peer": peer.address, "why": str(bad)})
+        except Ended as ended:
+            log.debug("ended", extra={"peer": peer.address, "why": str(ended)})
+        finally:
+            del self._conversations[association]
+            association.is_established = False
+
+    def end_all(self) -> None:
+        """Have every association end soon."""
+        for association in self.active_associations:
+            conversation = self._conversations.get(association)
+            if conversation is not None:
+                conversation.end()
+            else:  # it is being negotiated
+                association.abort()
+
+
+def _contexts(association: Any) -> dict[int, Context]:
+    return {
+        context.context_id: Context(
+            sop_class=str(context.abstract_syntax), syntax=str(context.transfer_syntax[0])
+        )
+        for context in association.accepted_contexts
+    }
+
+
+def _read_unless_established(dul: Any, read: Callable[[], bool]) -> bool:
+    """What pynetdicom's thread does about bytes that came: from some time on they are ours."""
+    return dul.state_machine.current_state != _ESTABLISHED and read()
+
+
+def _take_over(dul: Any) -> bool:
+    """Wait until a peer was told that it is accepted, then stop pynetdicom's thread.
+
+    False if the association is over before that.
+    """
+    while dul.state_machine.current_state != _ESTABLISHED:
+        if not dul.is_alive():
+            return False
+        time.sleep(LOOK_S)
+    dul.kill_dul()
+    dul.join()
+    return dul.socket.socket is not None
 
 
 def receive(socket: Any, wanted: int) -> bytearray:
@@ -221,7 +204,3 @@ def tls_of(certificate: Path, key: Path | None, peers: Path | None) -> ssl.SSLCo
     if peers is not None:
         context.verify_mode = ssl.CERT_REQUIRED
     return context
-
-
-def _peer(association: Any) -> str:
-    return str(association.requestor.address)
