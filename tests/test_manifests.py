@@ -7,8 +7,10 @@ import hashlib
 import io
 import json
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, get_args
 
 import duckdb
@@ -18,7 +20,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tomodex.manifests import MEDIA_TYPES, USUAL, Format, Manifest, write_manifest
+from tomodex.errors import BadQuery, Unavailable
+from tomodex.manifests import MEDIA_TYPES, USUAL, Format, Manifest, format_of, keep, write_manifest
 from tomodex.search import Hit
 
 MANIFEST = Manifest(
@@ -170,6 +173,33 @@ def test_a_reader_who_leaves_leaves_no_file_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) != []
     pieces.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    def broken() -> Iterator[bytes]:
+        yield b"half"
+        raise Unavailable("the index is busy")
+
+    file = tmp_path / "livers.csv"
+    keep(write_manifest("csv", MANIFEST, [HITS]), file)
+    whole = file.read_bytes()
+    with pytest.raises(Unavailable, match="busy"):
+        keep(broken(), file)
+    assert (list(tmp_path.iterdir()), file.read_bytes()) == ([file], whole)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    with pytest.raises(Unavailable, match="cannot write"):
+        keep([b""], tmp_path / "nowhere" / "livers.csv")
+
+
+def test_the_ending_of_a_file_says_its_format():
+    assert [format_of(Path(f"x.{e}")) for e in ("csv", "JSON", "parquet", "txt")] == [
+        "csv",
+        "json",
+        "parquet",
+        "uids",
+    ]
+    with pytest.raises(BadQuery, match=r"livers\.xlsx should end with one of \.csv"):
+        format_of(Path("livers.xlsx"))
 
 
 def test_every_format_has_a_media_type():

@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
+from tomodex.errors import BadQuery, Unavailable
 from tomodex.instance import Kind
 from tomodex.parquet import Column, Type, Value, workbench
 from tomodex.search import SEARCHABLE, Hit, Sample
@@ -37,6 +39,9 @@ MEDIA_TYPES: Mapping[Format, str] = {
     "parquet": "application/vnd.apache.parquet",
     "uids": "text/plain; charset=utf-8",
 }
+
+#: What a file is called after its dot, and the format that it has.
+ENDINGS: Mapping[str, Format] = {"csv": "csv", "json": "json", "parquet": "parquet", "txt": "uids"}
 
 #: Changes when a reader of the old one would misread the new one.
 VERSION = "1.0"
@@ -94,6 +99,36 @@ def write_manifest(
         case "parquet":
             return _parquet(manifest, rows, keywords)
     return _uids(rows)
+
+
+def format_of(file: Path) -> Format:
+    """The format that a file's ending says.
+
+    Raises:
+        BadQuery: it says none.
+    """
+    ending = file.suffix.lower().lstrip(".")
+    if ending not in ENDINGS:
+        known = ", ".join(f".{one}" for one in ENDINGS)
+        raise BadQuery(f"{file.name} should end with one of {known}, which says the format")
+    return ENDINGS[ending]
+
+
+def keep(content: Iterable[bytes], file: Path) -> None:
+    """Write a file whole, or not at all; for its owner only, as it has UIDs and pseudonyms.
+
+    Raises:
+        Unavailable: it cannot be written.
+    """
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        with os.fdopen(os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as out:
+            out.writelines(content)
+        partial.replace(file)
+    except OSError as refused:
+        raise Unavailable(f"cannot write {file}: {refused.strerror}") from refused
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class _Tally:

@@ -18,6 +18,8 @@ import typer
 
 from tomodex.cli import (
     backfill,
+    bridge,
+    cohorts,
     compare,
     config,
     discovering,
@@ -60,11 +62,13 @@ COMMANDS = (
     trying.demo,
     receive.receive,
     serve.serve,
+    bridge.bridge,
     segment.segment,
     compare.compare_engine,
 )
 GROUPS = {
     "backfill": backfill.app,
+    "cohort": cohorts.app,
     "config": config.app,
     "export": export.app,
     "weights": weights.app,

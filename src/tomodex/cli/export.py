@@ -44,3 +44,23 @@ def fhir(
     print_out(tables.rows_table(("type", "resources"), rows))
     if manifest.left_out:
         print_out("", tables.counted_table("left out", manifest.left_out))
+
+
+@app.command()
+def parquet(
+    folder: Annotated[Path, typer.Argument(help="Where to write; made if it is not there.")],
+    as_json: Json = False,
+) -> None:
+    """Write series, annotations and structures as Parquet, for DuckDB, pandas, polars or R."""
+    from tomodex import tables, wiring
+    from tomodex.tabulating import export_parquet
+    from tomodex.terminology import load_terminology
+
+    queue = wiring.queue_of(indexed_settings())
+    with progress_bars() as progress:
+        written = export_parquet(queue, folder, load_terminology(), progress("series"))
+    if as_json:
+        print_json(written.document())
+        return
+    rows = ((f"{t.name}.parquet", f"{t.rows:,}", f"{t.bytes:,}") for t in written.tables)
+    print_out(tables.rows_table(("file", "rows", "bytes"), rows))

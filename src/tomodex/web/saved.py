@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from tomodex.library import MOST_NAMED, Library, Taken
-from tomodex.manifests import MEDIA_TYPES, USUAL, Format
+from tomodex.manifests import ENDINGS, MEDIA_TYPES, USUAL
 from tomodex.saved import LONGEST_NAME, Difference, SavedCohort
 from tomodex.search import Sample
 from tomodex.web.answers import NOT_THERE, Asking, Question, answer, shown
@@ -30,9 +30,6 @@ COHORT = {
 }
 NEW = {"count": 1, "series_uids": ["1.2.840.113619.2.1.3"]}
 NONE: Mapping[str, object] = {"count": 0, "series_uids": []}
-
-#: What a file is called after its dot, and the format that it has.
-ENDINGS: Mapping[str, Format] = {"csv": "csv", "json": "json", "parquet": "parquet", "txt": "uids"}
 
 Ending = Literal["csv", "json", "parquet", "txt"]
 CohortId = Annotated[str, Path(max_length=64)]
