@@ -8,6 +8,7 @@ order waits for the series of a back-fill.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,13 +63,29 @@ IDLE_S = 1.0
 #: What does not answer is asked again after so long, and then after so much longer.
 REST_S, REST_FACTOR = 60.0, 15.0
 
+#: PS3.5 9.1; over HTTP nothing else is a series, above all no path.
+UID = r"[0-9.]{1,64}"
+
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Order(BaseModel):
     """Masks of one series."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "series": "1.2.840.113619.2.1.3",
+                    "structures": ["liver", "left kidney"],
+                    "forms": ["seg", "sr"],
+                    "to": "research",
+                }
+            ]
+        },
+    )
 
     series: str = Field(max_length=4096, description="Its Series Instance UID.")
     source: str = Field(
@@ -210,6 +227,8 @@ def place_order(settings: Settings, order: Order, asker: Asker, key: str = "") -
         BadQuery: something in the order means nothing here.
     """
     asker.require("rows")
+    if not re.fullmatch(UID, order.series):
+        raise BadQuery("series is a Series Instance UID")
     if order.to not in settings.destinations:
         known = ", ".join(sorted(settings.destinations)) or "none"
         raise BadQuery(f"{order.to[:200]} is no configured destination; configured are: {known}")
