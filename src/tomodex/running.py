@@ -19,6 +19,7 @@ from tomodex.indexing import Delivery, be_worker
 from tomodex.locks import locked
 from tomodex.logbook import Plan
 from tomodex.logs import log_to_stderr
+from tomodex.mask_orders import be_maker
 from tomodex.queues import Queue
 from tomodex.schedule import read_schedule
 from tomodex.segmenters import require_segmenter
@@ -59,7 +60,7 @@ def run(settings: Settings) -> None:
             bury=queue.bury,
             finished=lambda: False,
             progress=delivery.now_and_then,
-            beside=[partial(be_lister, settings)],
+            beside=[partial(be_lister, settings), partial(be_maker, settings)],
         )
 
 

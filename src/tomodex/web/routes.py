@@ -15,6 +15,7 @@ from tomodex.web.metrics import Metrics, add_metrics
 from tomodex.web.operations import operations_router
 from tomodex.web.saved import manifest_router, saved_router
 from tomodex.web.search import search_router
+from tomodex.web.segmentations import segmentations_router
 from tomodex.web.series import series_router
 from tomodex.web.stats import stats_router
 from tomodex.web.structures import structures_router
@@ -36,6 +37,7 @@ def add_routes(app: FastAPI, settings: Settings, cohorts: Cohorts, queue: Queue)
         viewer_router(cohorts, settings.serve.viewer),
         stats_router(cohorts, queue),
         operations_router(operations_of(settings)),
+        segmentations_router(settings),
     )
     for router in routers:
         app.include_router(router)
