@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tomodex.errors import BadQuery
-from tomodex.indexes.duckdb.places import Places, rows_of
-from tomodex.indexes.duckdb.schema import COMPLETE, SHOWN, words_of
+from tomodex.indexes.duckdb.places import Places
+from tomodex.indexes.duckdb.shown import in_bits, rows_of
 from tomodex.indexes.duckdb.sql import ALWAYS, NEVER, Condition, all_of, any_of, within
 from tomodex.search import (
     ASKABLE,
@@ -52,8 +52,6 @@ def condition_of(term: Term | None, labels: Mapping[str, int], places: Places) -
             return _has(term)
         case Shows():
             return _shows(term, labels)
-    if _is_hopeless(term.subject, labels):
-        return NEVER
     return Condition(f"number in (select series from {places.table(term)})")
 
 
@@ -112,44 +110,17 @@ def _like(column: str, value: str, parameter: str) -> Condition:
 
 
 def _shows(shows: Shows, labels: Mapping[str, int]) -> Condition:
-    if shows.volume_ml or shows.mean_hu:
-        rows = rows_of(shows, labels)
-        sql = f"select series, structure from annotation where {rows.sql}"
-        return _any_or_all(shows, labels, Condition(sql, rows.values))
-    if _is_hopeless(shows, labels):
+    if not (shows.volume_ml or shows.mean_hu):
+        return in_bits(shows, labels)
+    if in_bits(shows, labels) == NEVER:
         return NEVER
-    words = words_of(labels[name] for name in shows.structures if name in labels)
-    bits = [_bits(shows, index, word) for index, word in enumerate(words) if word]
-    return all_of(bits) if shows.match == "all" else any_of(bits)
-
-
-def _bits(shows: Shows, index: int, word: int) -> Condition:
-    match shows.completeness:
-        case "any":
-            column = SHOWN[index]
-        case "complete":
-            column = COMPLETE[index]
-        case "cut":
-            column = f"({SHOWN[index]} & ~{COMPLETE[index]})"
-    if shows.match == "all":
-        return Condition(f"({column} & ?::ubigint) = ?::ubigint", (word, word))
-    return Condition(f"({column} & ?::ubigint) != 0", (word,))
-
-
-def _any_or_all(shows: Shows, labels: Mapping[str, int], found: Condition) -> Condition:
-    """Series among `found` rows of (series, structure): of one structure, or of every one."""
-    if _is_hopeless(shows, labels):
-        return NEVER
+    rows = rows_of(shows, labels)
     if shows.match == "any":
-        return Condition(f"number in (select series from ({found.sql}))", found.values)
+        sql = f"number in (select series from annotation where {rows.sql})"
+        return Condition(sql, rows.values)
+    # Every structure is in a series once.
     return Condition(
-        f"""number in (select series from ({found.sql})
-        group by series having count(distinct structure) = ?)""",
-        (*found.values, len(set(shows.structures))),
+        f"""number in (select series from annotation where {rows.sql}
+        group by series having count(*) = ?)""",
+        (*rows.values, len(set(shows.structures))),
     )
-
-
-def _is_hopeless(shows: Shows, labels: Mapping[str, int]) -> bool:
-    """No series has what it asks for: the index has never seen such a structure."""
-    seen = [name in labels for name in shows.structures]
-    return not (any(seen) if shows.match == "any" else all(seen))

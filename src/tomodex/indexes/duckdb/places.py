@@ -1,13 +1,12 @@
 """Which series show a structure above, below or between others: all of them at once, in numpy.
 
-The engine would join the annotations of subject and landmarks. As the numbers of series are dense,
-putting the ends of a structure into an array with a place for each series is many times faster,
-and any number of landmarks takes the memory of one.
+The engine would join the annotations of subject and landmarks. As series have dense numbers, an
+array with a place for each series that comes into question is many times faster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -15,7 +14,8 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
-from tomodex.indexes.duckdb.sql import NEVER, Condition, all_of, within
+from tomodex.indexes.duckdb.shown import in_bits, rows_of
+from tomodex.indexes.duckdb.sql import all_of
 from tomodex.search import TOLERANCE_MM, Above, Below, Between, Shows
 
 _ROOM = np.float32(TOLERANCE_MM)
@@ -23,44 +23,20 @@ _NOWHERE = np.float32(np.inf)
 
 Place = Above | Below | Between
 Lengths = npt.NDArray[np.float32]
-Numbers = npt.NDArray[np.uint32]
+Numbers = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """Annotations of some structures, each in one series; arrays of one length."""
+class Ends:
+    """Where one structure begins and ends in each series of some; arrays of one length."""
 
-    structure: npt.NDArray[np.uint16]
-    series: Numbers
+    series: Numbers  #: places among the candidates, each at most once
     bottom_mm: Lengths
     top_mm: Lengths
 
-    def where(self, mask: npt.NDArray[np.bool_]) -> Rows:
-        return Rows(
-            self.structure[mask], self.series[mask], self.bottom_mm[mask], self.top_mm[mask]
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Stretches:
-    """For each subject, the ends of a landmark that could make a stretch it is in, or fills.
-
-    Of several landmarks only these matter: the ends that make the stretch longest, and those that
-    make it longest without reaching beyond the subject.
-    """
-
-    longest_from: Lengths
-    longest_to: Lengths
-    filled_from: Lengths
-    filled_to: Lengths
-
-    def where(self, mask: npt.NDArray[np.bool_]) -> Stretches:
-        return Stretches(
-            self.longest_from[mask],
-            self.longest_to[mask],
-            self.filled_from[mask],
-            self.filled_to[mask],
-        )
+    def where(self, mask: npt.NDArray[np.bool_]) -> Ends:
+        kept = np.flatnonzero(mask)
+        return Ends(self.series[kept], self.bottom_mm[kept], self.top_mm[kept])
 
 
 class Places:
@@ -75,12 +51,13 @@ class Places:
 
     def table(self, term: Place) -> str:
         """The name of a table with the numbers, `series`, of those that the term finds."""
-        found = self._find(term)
-        # Every structure is in a series once.
-        counts = np.bincount(found.series, minlength=1)
+        candidates = self._candidates(term)
+        counts = np.zeros(len(candidates), np.uint16)
+        for subject in self._found(term, candidates):
+            counts[subject] += np.uint16(1)
         least = len(set(term.subject.structures)) if term.subject.match == "all" else 1
         name = f"placed_{len(self._tables)}"
-        self._db.register(name, {"series": np.flatnonzero(counts >= least).astype(np.uint32)})
+        self._db.register(name, {"series": candidates[counts >= least]})
         self._tables.append(name)
         return name
 
@@ -88,70 +65,76 @@ class Places:
         for name in self._tables:
             self._db.unregister(name)
 
-    def _find(self, term: Place) -> Rows:
-        match term:
-            case Between():
-                return self._between(term)
-            case Above(subject=subject, landmark=landmark):
-                rows, tops = self._rows(subject), self._lowest_tops(landmark)
-                return rows.where(rows.bottom_mm >= tops[rows.series] - _ROOM)
-            case Below(subject=subject, landmark=landmark):
-                rows, bottoms = self._rows(subject), self._highest_bottoms(landmark)
-                return rows.where(rows.top_mm <= bottoms[rows.series] + _ROOM)
+    def _candidates(self, term: Place) -> npt.NDArray[np.uint32]:
+        """Numbers of the series that show subject and landmarks anywhere."""
+        wanted = all_of([in_bits(shows, self._labels) for shows in _mentioned(term)])
+        select = f"select number from series where {wanted.sql}"
+        return self._db.execute(select, list(wanted.values)).fetchnumpy()["number"]
 
-    def _between(self, term: Between) -> Rows:
-        # The landmark of fewer structures first: it leaves fewer subjects for the other.
-        first, second = sorted((term.one, term.other), key=lambda shows: len(shows.structures))
-        rows = self._rows(term.subject)
-        ends = self._stretches(rows, first)
-        there = np.isfinite(ends.longest_from)
-        rows, ends = rows.where(there), ends.where(there)
-        others = self._stretches(rows, second)
-        return rows.where(_reaches(ends, others, rows) | _reaches(others, ends, rows))
+    def _found(self, term: Place, candidates: npt.NDArray[np.uint32]) -> Iterator[Numbers]:
+        """For each structure of the subject, the places of the series where it lies so."""
+        subjects = self._ends(term.subject, candidates)
+        landmarks = [list(self._ends(shows, candidates)) for shows in _mentioned(term)[1:]]
+        stretches = [Stretches(ends, len(candidates)) for ends in landmarks]
+        for subject in subjects:
+            match term:
+                case Between():
+                    yield subject.where(_lies_between(subject, *stretches)).series
+                case Above():
+                    yield subject.where(stretches[0].lies_above(subject)).series
+                case Below():
+                    yield subject.where(stretches[0].lies_below(subject)).series
 
-    def _stretches(self, subjects: Rows, landmark: Shows) -> Stretches:
-        count = len(subjects.series)
-        ends = Stretches(*(np.full(count, end) for end in (_NOWHERE, -_NOWHERE) * 2))
-        lowest, highest = subjects.bottom_mm - _ROOM, subjects.top_mm + _ROOM
-        for rows in self._each(landmark):
-            top = self._spread(rows.series, rows.top_mm, _NOWHERE)[subjects.series]
-            bottom = self._spread(rows.series, rows.bottom_mm, -_NOWHERE)[subjects.series]
-            np.minimum(ends.longest_from, top, out=ends.longest_from)
-            np.maximum(ends.longest_to, bottom, out=ends.longest_to)
-            np.minimum(ends.filled_from, top, out=ends.filled_from, where=top >= lowest)
-            np.maximum(ends.filled_to, bottom, out=ends.filled_to, where=bottom <= highest)
-        return ends
-
-    def _lowest_tops(self, landmark: Shows) -> Lengths:
-        """For each series, the lowest upper end of any landmark."""
-        lowest = np.full(self._size, _NOWHERE)
-        for rows in self._each(landmark):
-            lowest[rows.series] = np.minimum(lowest[rows.series], rows.top_mm)
-        return lowest
-
-    def _highest_bottoms(self, landmark: Shows) -> Lengths:
-        """For each series, the highest lower end of any landmark."""
-        highest = np.full(self._size, -_NOWHERE)
-        for rows in self._each(landmark):
-            highest[rows.series] = np.maximum(highest[rows.series], rows.bottom_mm)
-        return highest
-
-    def _spread(self, series: Numbers, ends: Lengths, nowhere: np.float32) -> Lengths:
-        """An end for each series of the index."""
-        spread = np.full(self._size, nowhere)
-        spread[series] = ends
-        return spread
-
-    def _each(self, shows: Shows) -> Iterator[Rows]:
-        """The rows of each of the structures by itself, so that a series is among them once."""
+    def _ends(self, shows: Shows, candidates: npt.NDArray[np.uint32]) -> Iterator[Ends]:
+        """The ends of each structure in the candidates."""
+        places = np.full(self._size, -1, np.int32)
+        places[candidates] = np.arange(len(candidates), dtype=np.int32)
         for name in sorted(set(shows.structures)):
-            yield self._rows(replace(shows, structures=(name,)))
+            rows = rows_of(replace(shows, structures=(name,)), self._labels)
+            columns = self._db.execute(
+                f"select series, bottom_mm, top_mm from annotation where {rows.sql}",
+                list(rows.values),
+            ).fetchnumpy()
+            series = places[columns["series"]]
+            ends = Ends(series, columns["bottom_mm"], columns["top_mm"])
+            yield ends.where(series >= 0)
 
-    def _rows(self, shows: Shows) -> Rows:
-        rows = rows_of(shows, self._labels)
-        select = f"select structure, series, bottom_mm, top_mm from annotation where {rows.sql}"
-        columns = self._db.execute(select, list(rows.values)).fetchnumpy()
-        return Rows(*(columns[name] for name in ("structure", "series", "bottom_mm", "top_mm")))
+
+class Stretches:
+    """The ends of a landmark, of which a stretch can be made with those of another.
+
+    A landmark of several structures is any one of them. For a subject only these of its ends
+    matter: those that make the stretch longest, and those that make it longest without reaching
+    beyond the subject.
+    """
+
+    def __init__(self, ends: Sequence[Ends], candidates: int) -> None:
+        self._ends = ends
+        self.lowest_top = np.full(candidates, _NOWHERE)  #: for each candidate
+        self.highest_bottom = np.full(candidates, -_NOWHERE)
+        for one in ends:
+            _lower(self.lowest_top, one.series, one.top_mm)
+            _raise(self.highest_bottom, one.series, one.bottom_mm)
+
+    def lies_above(self, subject: Ends) -> npt.NDArray[np.bool_]:
+        return subject.bottom_mm >= self.lowest_top[subject.series] - _ROOM
+
+    def lies_below(self, subject: Ends) -> npt.NDArray[np.bool_]:
+        return subject.top_mm <= self.highest_bottom[subject.series] + _ROOM
+
+    def within(self, subject: Ends) -> tuple[Lengths, Lengths]:
+        """The lowest top and the highest bottom that the subject covers, for each of its rows."""
+        candidates = len(self.lowest_top)
+        bottom, top = np.full(candidates, _NOWHERE), np.full(candidates, -_NOWHERE)
+        bottom[subject.series] = subject.bottom_mm - _ROOM
+        top[subject.series] = subject.top_mm + _ROOM
+        lowest, highest = np.full(candidates, _NOWHERE), np.full(candidates, -_NOWHERE)
+        for one in self._ends:
+            above = one.top_mm >= bottom[one.series]
+            _lower(lowest, one.series[above], one.top_mm[above])
+            below = one.bottom_mm <= top[one.series]
+            _raise(highest, one.series[below], one.bottom_mm[below])
+        return lowest[subject.series], highest[subject.series]
 
 
 @contextmanager
@@ -164,29 +147,38 @@ def places_in(db: duckdb.DuckDBPyConnection, labels: Mapping[str, int]) -> Itera
         places.close()
 
 
-def rows_of(shows: Shows, labels: Mapping[str, int]) -> Condition:
-    """The rows of `annotation` that are as `shows` says, of any one of its structures."""
-    numbers = [labels[name] for name in shows.structures if name in labels]
-    if not numbers:
-        return NEVER
-    places = ", ".join("?" for _ in numbers)
-    conditions = [Condition(f"structure in ({places})", tuple(numbers))]
-    if shows.completeness != "any":
-        conditions.append(
-            Condition("complete" if shows.completeness == "complete" else "not complete")
-        )
-    if shows.volume_ml:
-        conditions.append(within("volume_ml", shows.volume_ml, "?::float"))
-    if shows.mean_hu:
-        conditions.append(within("mean_hu", shows.mean_hu, "?::float"))
-    return all_of(conditions)
+def _mentioned(term: Place) -> tuple[Shows, ...]:
+    """The subject, then the landmarks."""
+    if isinstance(term, Between):
+        return term.subject, term.one, term.other
+    return term.subject, term.landmark
 
 
-def _reaches(lower: Stretches, upper: Stretches, subjects: Rows) -> npt.NDArray[np.bool_]:
-    """Whether the subject is in the stretch from one landmark up to the other, or fills it."""
-    inside = (
-        (lower.longest_from <= upper.longest_to + _ROOM)
-        & (lower.longest_from <= subjects.bottom_mm + _ROOM)
-        & (upper.longest_to >= subjects.top_mm - _ROOM)
+def _lies_between(subject: Ends, one: Stretches, other: Stretches) -> npt.NDArray[np.bool_]:
+    one_within, other_within = one.within(subject), other.within(subject)
+    return (
+        _lies_inside(subject, one, other)
+        | _lies_inside(subject, other, one)
+        | (one_within[0] <= other_within[1] + _ROOM)
+        | (other_within[0] <= one_within[1] + _ROOM)
     )
-    return inside | (lower.filled_from <= upper.filled_to + _ROOM)
+
+
+def _lies_inside(subject: Ends, lower: Stretches, upper: Stretches) -> npt.NDArray[np.bool_]:
+    """Whether the subject lies in the longest stretch from one landmark up to another."""
+    start = lower.lowest_top[subject.series]
+    end = upper.highest_bottom[subject.series]
+    inside: npt.NDArray[np.bool_] = (
+        (start <= end + _ROOM)
+        & (subject.bottom_mm >= start - _ROOM)
+        & (subject.top_mm <= end + _ROOM)
+    )
+    return inside
+
+
+def _lower(lengths: Lengths, places: Numbers, by: Lengths) -> None:
+    lengths[places] = np.minimum(lengths[places], by)
+
+
+def _raise(lengths: Lengths, places: Numbers, by: Lengths) -> None:
+    lengths[places] = np.maximum(lengths[places], by)
