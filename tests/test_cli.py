@@ -69,7 +69,7 @@ def indexed(tomodex, summary):
 
 
 def found(answer: str) -> set[str]:
-    return {hit["series_uid"] for hit in json.loads(answer)["page"]["hits"]}
+    return {hit["series_uid"] for hit in json.loads(answer)["found"]["hits"]}
 
 
 def test_a_folder_is_indexed_and_what_is_left_out_is_counted(tomodex, truths):
@@ -105,19 +105,35 @@ def test_a_search_finds_what_is_in_the_images(indexed, truths, query, names):
     code, out, _ = indexed("search", query, "--json")
     assert code == 0
     assert found(out) == {truths[name].series_uid for name in names}
-    assert json.loads(out)["page"]["series"] == len(names)
+    assert json.loads(out)["found"]["counts"]["series"] == len(names)
 
 
 def test_a_search_says_how_many_before_which(indexed, truths):
     _, out, err = indexed("search", "Modality = CT", "--facet", "PatientSex")
     lines = out.splitlines()
-    assert lines[0] == "3 patients · 3 studies · 3 series"
+    assert lines[0] == "3 patients · 3 studies · 3 series · 16.9 MB"
     assert lines[1].startswith("SeriesInstanceUID")
     assert [line.split() for line in lines if line.startswith(("F ", "M "))] == [
         ["F", "2"],
         ["M", "1"],
     ]
     assert err == ""
+
+
+def test_a_search_may_only_count(indexed):
+    code, out, _ = indexed("search", "Modality = CT", "--count")
+    assert (code, len(out.splitlines())) == (0, 1)
+    counted = json.loads(indexed("search", "Modality = CT", "--count", "--json")[1])["found"]
+    assert (counted["counts"]["series"], counted["hits"]) == (3, [])
+
+
+def test_a_search_can_be_kept_as_a_list_of_what_to_retrieve(indexed, folder, truths):
+    code, out, _ = indexed("search", "sacrum", "--manifest", "sacrum.txt")
+    assert (code, len(out.splitlines())) == (0, 1)
+    kept = (folder / "sacrum.txt").read_text().split()
+    assert truths["abdomen-pelvis"].series_uid in kept
+    code, _, err = indexed("search", "sacrum", "--manifest", "sacrum.doc")
+    assert (code, ".csv" in err) == (2, True)
 
 
 def test_what_a_header_says_is_text_and_no_order_to_the_terminal(tomodex, folder, truths):
@@ -233,7 +249,14 @@ def test_the_index_can_be_lost(indexed, folder, truths):
 def test_structures_speaks_the_vocabulary(tomodex):
     _, out, _ = tomodex("structures", "linke Niere", "--json")
     (kidney,) = json.loads(out)
-    assert (kidney["name"], kidney["snomed"]) == ("kidney_left", "18639004")
+    assert (kidney["name"], kidney["codes"]["SCT"]) == ("kidney_left", "18639004")
+    _, out, _ = tomodex("structures", "Niere")
+    assert [line.split()[0] for line in out.splitlines()[1:]] == [
+        "kidney",
+        "kidney_left",
+        "kidney_right",
+    ]
+    assert "nephros" in out
     code, _, err = tomodex("structures", "kindey")
     assert code == 2
     assert "kidney" in err

@@ -163,6 +163,16 @@ def test_a_uid_cannot_leave_its_place_in_the_viewers_url():
     assert viewer_url("/v?s={study}", "1.2&x={series}", "3") == "/v?s=1.2%26x%3D%7Bseries%7D"
 
 
+def test_every_route_says_what_it_does_and_what_can_go_wrong(client):
+    paths = client.get("/v1/openapi.json").json()["paths"]
+    for path, methods in paths.items():
+        for method, route in methods.items():
+            assert route["summary"], (method, path)
+    asked = {path: route["post"] for path, route in paths.items() if "/v1/cohort/" in path}
+    for route in asked.values():
+        assert {"400", "403", "422"} <= set(route["responses"])
+
+
 # --- rights -------------------------------------------------------------------------------------
 
 ROWS = (

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from tomodex.annotation import AnnotatedSeries, Annotation, Image
 from tomodex.backfill import BackfillStatus
+from tomodex.cohorts import Counts
 from tomodex.daily import Look
 from tomodex.doctor import Finding
 from tomodex.indexing import Summary
@@ -25,12 +26,21 @@ SHOWN = ("StudyDate", "PatientAge", "PatientSex", "SliceThickness", "Manufacture
 STORED = "segmentation"
 
 
-def counts_line(page: Page) -> str:
-    """The answer in one line: patients, studies, series."""
+def counts_line(found: Page | Counts) -> str:
+    """The answer in one line: patients, studies, series, and the size of their images."""
     return (
-        f"{_many(page.patients, 'patient')} · {_many(page.studies, 'study', 'studies')} · "
-        f"{_many(page.series, 'series', 'series')}"
+        f"{_many(found.patients or 0, 'patient')} · "
+        f"{_many(found.studies or 0, 'study', 'studies')} · "
+        f"{_many(found.series or 0, 'series', 'series')}{_size(found.size_bytes or 0)}"
     )
+
+
+def _size(size_bytes: int) -> str:
+    """How much there is to retrieve, in the unit that keeps numbers short; "" for nothing."""
+    for unit, one in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if size_bytes >= one:
+            return f" · {size_bytes / one:.3g} {unit}"
+    return ""
 
 
 def hits_table(hits: Sequence[Hit]) -> Table:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tomodex.cli.shared import Json, Limit, indexed_settings, print_json, print_out
-from tomodex.errors import BadQuery
+from tomodex.errors import BadQuery, NotThere
 
 if TYPE_CHECKING:
-    from tomodex.queues import Audited
+    from tomodex.anatomy import Named
+    from tomodex.cohorts import Cohorts, OneSeries
+    from tomodex.settings import Settings
 
 
 def search(
@@ -25,25 +27,45 @@ def search(
             help="Count the values of a DICOM keyword, or of `structure`, `complete`.",
         ),
     ] = None,
+    count: Annotated[bool, typer.Option("--count", help="Only say how many.")] = False,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write all series that fit to a file: .csv, .json, .parquet or .txt (UIDs).",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Find series by the anatomy they show: counts first, then the newest of them."""
     from tomodex import tables, wiring
-    from tomodex.search import parse
-    from tomodex.terminology import load_terminology
+    from tomodex.access import OWNER
 
-    asked = parse(query, load_terminology())
-    store = wiring.index_of(indexed_settings())
-    page = store.search(asked, limit=limit, offset=offset)
-    facets = store.facets(asked, facet) if facet else {}
+    settings = indexed_settings()
+    cohorts = wiring.cohorts_of(settings)
+    if manifest is not None:
+        _write(settings, cohorts, query, manifest)
+    found = cohorts.series(OWNER, query, 0 if count or manifest else limit, offset)
+    facets = cohorts.facets(OWNER, query, facet) if facet else {}
     if as_json:
-        print_json({"query": query, "page": page, "facets": facets})
+        print_json({"query": query, "found": found, "facets": facets})
         return
-    print_out(tables.counts_line(page))
-    if page.hits:
-        print_out(tables.hits_table(page.hits))
-    for name, counts in facets.items():
-        print_out("", tables.counted_table(name, counts))
+    print_out(tables.counts_line(found.counts))
+    if found.hits:
+        print_out(tables.hits_table(found.hits))
+    for name, cells in facets.items():
+        known = {cell.value: cell.count or 0 for cell in cells}
+        print_out("", tables.counted_table(name, known))
+
+
+def _write(settings: Settings, cohorts: Cohorts, query: str, file: Path) -> None:
+    from tomodex import wiring
+    from tomodex.access import OWNER
+    from tomodex.manifests import format_of, keep
+
+    kind = format_of(file)
+    library = wiring.library_of(settings, cohorts)
+    keep(library.manifest(OWNER, kind, query).content, file)
 
 
 def show(
@@ -51,35 +73,30 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show one series: its structures, geometry and provenance."""
-    from tomodex import tables, wiring
+    from tomodex import wiring
+    from tomodex.access import OWNER
 
-    queue = wiring.queue_of(indexed_settings())
-    result, states = queue.result(series), queue.states(series)
-    if not states and (audited := queue.audit(series)):
-        _show_gone(audited, as_json)
-        return
-    if not states:
-        raise BadQuery(f"no series {series} is known; `tomodex search` finds those that are")
-    annotated = result.annotated if result else None
-    if as_json:
-        print_json({"tasks": states, "annotated": annotated})
-    elif annotated:
-        print_out(
-            tables.facts_table(annotated), "", tables.annotations_table(annotated.annotations)
-        )
-    else:
-        print_out(tables.states_table(states))
+    try:
+        one = wiring.cohorts_of(indexed_settings()).one(OWNER, series)
+    except NotThere:
+        raise BadQuery(
+            f"no series {series} is known; `tomodex search` finds those that are"
+        ) from None
+    print_json(one) if as_json else _print_series(one)
 
 
-def _show_gone(audited: Sequence[Audited], as_json: bool) -> None:
-    """What the audit has of a series that left the index."""
+def _print_series(one: OneSeries) -> None:
     from tomodex import tables
 
-    if as_json:
-        print_json({"tasks": [], "annotated": None, "audit": audited})
-        return
-    rows = ((one.at, one.event, one.source, one.sentence) for one in audited)
-    print_out(tables.rows_table(("when", "what", "source", "because"), rows))
+    if one.annotated and one.tasks:
+        facts, found = tables.facts_table(one.annotated), one.annotated.annotations
+        print_out(facts, "", tables.annotations_table(found))
+    elif one.tasks:
+        print_out(tables.states_table(one.tasks))
+    else:
+        # What the audit has of a series that left the index.
+        rows = ((entry.at, entry.event, entry.source, entry.sentence) for entry in one.audit)
+        print_out(tables.rows_table(("when", "what", "source", "because"), rows))
 
 
 def structures(
@@ -90,17 +107,29 @@ def structures(
 ) -> None:
     """Show the vocabulary: what can be searched, by which names and codes."""
     from tomodex import tables
+    from tomodex.anatomy import found_by
     from tomodex.terminology import load_terminology
 
     terms = load_terminology()
-    names = terms.resolve(text) if text else tuple(terms.structures)
-    if not names:
+    found = found_by(text, terms)
+    if not found:
         meant = ", ".join(terms.suggest(text))
         raise BadQuery(f"{text!r} is not a structure or group; did you mean {meant}?")
-    found = [terms.structures[name] for name in names]
     if as_json:
         print_json(found)
         return
-    headings = ("name", "meaning", "German", "SNOMED CT", "RadLex")
-    rows = ((s.name, s.display, s.display_de, s.snomed, s.radlex) for s in found)
-    print_out(tables.rows_table(headings, rows))
+    headings = ("name", "meaning", "German", "SNOMED CT", "RadLex", "also called", "means")
+    print_out(tables.rows_table(headings, map(_row, found)))
+
+
+def _row(named: Named) -> tuple[str, ...]:
+    codes, members = named.codes, named.members
+    return (
+        named.name,
+        named.display,
+        named.display_de,
+        codes.get("SCT", ""),
+        codes.get("RADLEX", ""),
+        ", ".join(named.synonyms),
+        "itself" if members == (named.name,) else f"any of {len(members)}",
+    )
