@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import ssl
+from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
+import trustme
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from tests.annotated import ONE
 from tomodex.annotation import AnnotatedSeries
 from tomodex.errors import Misconfigured, Unavailable, Unsuitable
+from tomodex.options import read_options
 from tomodex.settings import Settings
 from tomodex.sinks.fhir import FhirSink
+from tomodex.sinks.fhir.session import ClientCredentials, FhirOptions
 from tomodex.wiring import consumers_of
 
 
@@ -209,3 +219,174 @@ def test_what_was_sent_is_remembered_in_the_data_folder(server: Server, tmp_path
         opened.write([sibling(uid)])
         opened.close()
     assert [s["uid"] for s in server.resources("ImagingStudy")[-1]["series"]] == ["1.2.3", "1.2.4"]
+
+
+class Tokens:
+    """A server that gives tokens to client credentials, one after the other."""
+
+    def __init__(self, http: HTTPServer) -> None:
+        self.url = http.url_for("/token")
+        self.asked: list[Request] = []
+        self.answers: list[Response] = []
+        http.expect_request("/token", method="POST").respond_with_handler(self._give)
+
+    def _give(self, request: Request) -> Response:
+        request.get_data()
+        self.asked.append(request)
+        if self.answers:
+            return self.answers.pop(0)
+        token = f'{{"access_token": "t{len(self.asked)}", "expires_in": 3600}}'
+        return Response(token, 200, content_type="application/json")
+
+
+@pytest.fixture
+def tokens(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> Tokens:
+    monkeypatch.setenv("FHIR_CLIENT", "s3cret")
+    return Tokens(httpserver)
+
+
+def client(tokens: Tokens, more: str = "") -> str:
+    return f"token_url={tokens.url}&client=tomodex&client_secret=env:FHIR_CLIENT&{more}"
+
+
+def test_client_credentials_get_one_token_for_many_requests(server: Server, tokens: Tokens) -> None:
+    sink(server, client(tokens, "scope=system/*.write+openid")).write([ONE, sibling("1.2.4")])
+    assert [h["Authorization"] for h in server.headers] == ["Bearer t1", "Bearer t1"]
+    (asked,) = tokens.asked
+    assert asked.authorization is not None
+    assert (asked.authorization.username, asked.authorization.password) == ("tomodex", "s3cret")
+    assert dict(asked.form) == {
+        "grant_type": "client_credentials",
+        "scope": "system/*.write openid",
+    }
+
+
+def test_a_token_that_is_withdrawn_is_fetched_anew(server: Server, tokens: Tokens) -> None:
+    server.answers = [Response("", 401)]
+    sink(server, client(tokens)).write([ONE])
+    assert [h["Authorization"] for h in server.headers] == ["Bearer t1", "Bearer t2"]
+
+
+def test_a_client_that_is_refused_with_a_fresh_token_stops(server: Server, tokens: Tokens) -> None:
+    server.answers = [Response("", 401), Response("", 401)]
+    with pytest.raises(Misconfigured, match="401"):
+        sink(server, client(tokens)).write([ONE])
+
+
+def test_a_token_is_fetched_anew_before_its_end(tokens: Tokens) -> None:
+    now = 0.0
+    options = read_options(f"fhir+http://fhir.example?{client(tokens)}", FhirOptions)
+    credentials = ClientCredentials(options, clock=lambda: now)
+
+    def bearer() -> str:
+        request = requests.Request("POST", "http://fhir.example").prepare()
+        return credentials(request).headers["Authorization"]
+
+    assert [bearer(), bearer()] == ["Bearer t1", "Bearer t1"]
+    now = 3569.0
+    assert bearer() == "Bearer t1"
+    now = 3570.0
+    assert bearer() == "Bearer t2"
+
+
+def test_a_token_server_that_is_busy_is_asked_again(server: Server, tokens: Tokens) -> None:
+    tokens.answers = [Response("", 503)]
+    sink(server, client(tokens)).write([ONE])
+    assert len(server.sent) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [Response("", 400), Response("", 302), Response("[]", 200), Response('{"access_token": 7}')],
+)
+def test_a_token_server_that_gives_none_stops_the_delivery(
+    server: Server, tokens: Tokens, answer: Response
+) -> None:
+    tokens.answers = [answer]
+    with pytest.raises(Misconfigured, match="/token") as stopped:
+        sink(server, client(tokens)).write([ONE])
+    assert "s3cret" not in str(stopped.value)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "token=env:FHIR_CLIENT&password=env:FHIR_CLIENT",
+        "client=tomodex",
+        "token_url=https://login.example/token",
+        "token_url=file:///etc/passwd&client=tomodex&client_secret=env:FHIR_CLIENT",
+        "cert=/no/such/file",
+    ],
+)
+def test_ways_to_be_known_that_do_not_go_together_are_refused(
+    server: Server, tokens: Tokens, query: str
+) -> None:
+    with pytest.raises(Misconfigured):
+        sink(server, query)
+
+
+def test_a_password_is_sent_as_basic_authentication(
+    httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FHIR_PASSWORD", "s3cret")
+    one = Server(httpserver)
+    url = one.url.replace("://", "://tomodex@")
+    FhirSink(f"{url}?password=env:FHIR_PASSWORD").write([ONE])
+    assert one.headers[0]["Authorization"] == f"Basic {b64encode(b'tomodex:s3cret').decode()}"
+
+
+def test_a_client_certificate_is_shown_to_a_server_that_wants_one(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    ca, cert = tmp_path / "ca.pem", tmp_path / "client.pem"
+    authority.cert_pem.write_to_path(ca)
+    authority.issue_cert("tomodex").private_key_and_cert_chain_pem.write_to_path(cert)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(context)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with HTTPServer(host="127.0.0.1", ssl_context=context) as http:
+        url = Server(http).url
+        FhirSink(f"{url}?ca={ca}&cert={cert}").write([ONE])
+        with pytest.raises(Misconfigured, match="certificate"):
+            FhirSink(f"{url}?cert={cert}", sleep=lambda s: None).write([ONE])
+        with pytest.raises((Unavailable, Misconfigured)):
+            FhirSink(f"{url}?ca={ca}&tries=1", sleep=lambda s: None).write([ONE])
+
+
+def test_a_server_that_sends_us_elsewhere_is_not_followed(server: Server) -> None:
+    server.answers = [Response("", 302, {"Location": "https://other.example/fhir"})]
+    with pytest.raises(Misconfigured, match="302"):
+        sink(server).write([ONE])
+
+
+def test_a_server_may_say_when_to_ask_again_as_a_time(server: Server) -> None:
+    when = format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True)
+    server.answers = [Response("", 503, {"Retry-After": when}), Response("", 503)]
+    slept: list[float] = []
+    FhirSink(server.url, sleep=slept.append).write([ONE])
+    assert 15 < slept[0] <= 20
+    assert slept[1] == 1.0
+
+
+def test_a_series_that_shows_nothing_in_a_new_run_is_taken_away_first(server: Server) -> None:
+    one = sink(server)
+    one.write([ONE])
+    one.write([replace(ONE, annotations=())])
+    assert deletions(server.sent[1]) == ["ImagingStudy", "Provenance", "BodyStructure"]
+    assert server.resources("ImagingStudy")[-1]["series"][0].keys() == {
+        "id",
+        "uid",
+        "modality",
+        "numberOfInstances",
+    }
+
+
+def test_two_who_send_one_study_at_once_wait_for_each_other(server: Server, tmp_path: Path) -> None:
+    def send(number: int) -> None:
+        with closing(sink(server, state=tmp_path)) as one:
+            one.write([sibling(f"1.2.{number}")])
+
+    with ThreadPoolExecutor(4) as workers:
+        list(workers.map(send, range(10, 22)))
+    studies = server.resources("ImagingStudy")
+    assert [len(study["series"]) for study in studies] == list(range(1, 13))

@@ -100,8 +100,11 @@ class FhirServer:
 
     def get(self, path: str) -> Any:
         """What it answers; an error fails the test."""
-        answer = requests.get(f"{self.url}/{path}", timeout=120)
-        assert answer.ok, f"{path}: {answer.status_code} {answer.text[:2000]}"
+        return self._get(f"{self.url}/{path}")
+
+    def _get(self, url: str) -> Any:
+        answer = requests.get(url, timeout=120)
+        assert answer.ok, f"{url}: {answer.status_code} {answer.text[:2000]}"
         return answer.json()
 
     def found(self, path: str) -> list[dict[str, Any]]:
@@ -112,7 +115,7 @@ class FhirServer:
             following = [one["url"] for one in page.get("link", []) if one["relation"] == "next"]
             if not following:
                 return resources
-            page = self.get(following[0].removeprefix(f"{self.url}/"))
+            page = self._get(following[0])
 
     def put(self, resource: dict[str, Any]) -> None:
         """Write one under the id that it has."""

@@ -4,7 +4,7 @@ Usage: #definition
 * id = "bodystructure-volume"
 * url = "https://fhir.example.org/tomodex/SearchParameter/bodystructure-volume"
 * name = "BodyStructureVolume"
-* status = #draft
+* status = #active
 * description = "Volume of a segmented structure"
 * code = #volume
 * base = #BodyStructure
@@ -20,7 +20,7 @@ Usage: #definition
 * id = "bodystructure-structure-volume"
 * url = "https://fhir.example.org/tomodex/SearchParameter/bodystructure-structure-volume"
 * name = "BodyStructureStructureVolume"
-* status = #draft
+* status = #active
 * description = "Structure together with its volume, e.g. structure-volume=http://snomed.info/sct|78961009$gt300000"
 * code = #structure-volume
 * base = #BodyStructure

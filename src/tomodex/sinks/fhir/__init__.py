@@ -6,40 +6,30 @@ study is remembered in a file beside the queue.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
-from hashlib import sha256
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
-import apsw
 import orjson
-from pydantic import Field
+import requests
 
 from tomodex.annotation import AnnotatedSeries
 from tomodex.errors import Misconfigured, Unavailable, Unsuitable
 from tomodex.formats.fhir import (
-    IndexedSeries,
     Naming,
     Resource,
-    Study,
-    WriteMode,
     indexed_series,
     observations,
-    study_of,
     transaction,
     withdrawal,
 )
 from tomodex.formats.fhir.bundle import put_entry
-from tomodex.options import Options, Secret, read_options, without_query
+from tomodex.options import read_options, without_query
 from tomodex.probe import Probe
-
-if TYPE_CHECKING:
-    import requests
+from tomodex.sinks.fhir.memory import Memory
+from tomodex.sinks.fhir.session import ClientCredentials, FhirOptions, open_session
 
 #: What a server answers when the same request may do better later.
 AGAIN = frozenset({408, 409, 412, 425, 429, 500, 502, 503, 504})
@@ -52,32 +42,6 @@ FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 60.0
 
 JSON = "application/fhir+json"
-
-SCHEMA = """
-create table if not exists sent (
-    series_uid text primary key,
-    study_uid  text not null,
-    study      text not null,    -- JSON of `Study`
-    entry      text not null,    -- JSON of `IndexedSeries`
-    runs       text not null     -- JSON list of the ids of its Provenances
-) strict, without rowid;
-create index if not exists sent_study on sent (study_uid);
-"""
-
-
-class FhirOptions(Options):
-    """What the URL of a FHIR server may set."""
-
-    mode: WriteMode = "put"
-    base: str = Naming().base  #: canonical base of our profiles, code systems and identifiers
-    patient_system: str = ""  #: system of the patient pseudonyms; empty: one below `base`
-    observations: Literal["yes", "no"] = "no"  #: also an Observation for each number
-    token: Secret | None = None  #: Bearer
-    password: Secret | None = None  #: Basic, for the user in the URL
-    ca: Path | None = None  #: certificates to trust instead of the usual ones
-    cert: Path | None = None  #: client certificate and key, PEM
-    tries: int = Field(6, ge=1, le=20)  #: of one transaction, before it is delivered later
-    timeout_s: float = Field(60.0, gt=0, le=3600)
 
 
 class FhirSink:
@@ -100,33 +64,29 @@ class FhirSink:
         self._options = options
         self._server = shown.removeprefix("fhir+").rstrip("/")
         self._naming = Naming(base=options.base.rstrip("/"), patient_system=options.patient_system)
-        self._session = _session(url, options)
+        self._session = open_session(url, options)
         self._sleep = sleep
-        self._memory = _Memory(shown, state)
+        self._memory = Memory(shown, state)
 
     def write(self, annotated: Sequence[AnnotatedSeries]) -> None:
         """Send these, one after the other, so that the last of a study has all before it."""
         for one in annotated:
-            known = self._memory.study(one.series.study_uid)
-            study = {**known, one.series.series_uid: indexed_series(one)}
-            bundle = transaction(one, tuple(study.values()), self._naming, self._options.mode)
-            if self._options.observations == "yes":
-                bundle["entry"] += [
-                    put_entry(o, self._naming) for o in observations(one, self._naming)
-                ]
-            self._send(bundle)
-            self._memory.remember(one, _runs(bundle))
+            with self._memory.alone_with(one.series.study_uid):
+                if self._shows_no_more(one):
+                    # A server keeps what Provenances point at, and would go on finding it.
+                    self._erase(one.series.series_uid)
+                bundle = self._bundle(one)
+                self._send(bundle)
+                self._memory.remember(one, _runs(bundle))
 
     def erase(self, series_uids: Sequence[str]) -> None:
         """Take these out of their studies, and what was said of them away."""
         for uid in series_uids:
             if (known := self._memory.series(uid)) is None:
                 continue
-            study, runs = known
-            indexed = self._memory.study(study.study_uid)
-            rest = [one for other, one in indexed.items() if other != uid]
-            self._send(withdrawal(study, uid, rest, runs, self._naming, self._options.mode))
-            self._memory.forget(uid)
+            study, _ = known
+            with self._memory.alone_with(study.study_uid):
+                self._erase(uid)
 
     def probe(self) -> Iterator[Probe]:
         """Whether the server answers, and is an R5 one."""
@@ -137,7 +97,7 @@ class FhirSink:
                 timeout=min(self._options.timeout_s, 20),
             )
             said = answer.json() if answer.ok else {}
-        except (OSError, ValueError) as silent:
+        except (OSError, ValueError, Misconfigured, Unavailable) as silent:
             yield Probe(
                 subject="FHIR server",
                 verdict="wrong",
@@ -163,6 +123,28 @@ class FhirSink:
         self._session.close()
         self._memory.close()
 
+    def _shows_no_more(self, one: AnnotatedSeries) -> bool:
+        known = self._memory.study(one.series.study_uid).get(one.series.series_uid)
+        return known is not None and known.shows_structures and not one.annotations
+
+    def _bundle(self, one: AnnotatedSeries) -> Resource:
+        """What is sent of a series, with what was sent of the others of its study."""
+        known = self._memory.study(one.series.study_uid)
+        study = {**known, one.series.series_uid: indexed_series(one)}
+        bundle = transaction(one, tuple(study.values()), self._naming, self._options.mode)
+        if self._options.observations == "yes":
+            bundle["entry"] += [put_entry(o, self._naming) for o in observations(one, self._naming)]
+        return bundle
+
+    def _erase(self, uid: str) -> None:
+        if (known := self._memory.series(uid)) is None:
+            return
+        study, runs = known
+        indexed = self._memory.study(study.study_uid)
+        rest = [one for other, one in indexed.items() if other != uid]
+        self._send(withdrawal(study, uid, rest, runs, self._naming, self._options.mode))
+        self._memory.forget(uid)
+
     def _send(self, bundle: Resource) -> None:
         """Post one transaction until the server has taken it.
 
@@ -182,24 +164,19 @@ class FhirSink:
 
     def _post(self, body: bytes) -> tuple[str, float]:
         """Why it should be sent again, and after how many seconds; "" if it was taken."""
-        import requests
-
         try:
-            answer = self._session.post(
-                self._server,
-                data=body,
-                headers={"Content-Type": JSON, "Accept": JSON, "Prefer": "return=minimal"},
-                timeout=(10, self._options.timeout_s),
-            )
+            answer = self._answer(body)
         except requests.exceptions.SSLError as wrong:
             raise Misconfigured(f"{self._server}: its certificate is not trusted") from wrong
         except requests.exceptions.RequestException as silent:
             return f"no answer ({type(silent).__name__})", 0.0
-        if answer.ok:
+        except Unavailable as no_token:
+            return str(no_token), 0.0
+        if answer.status_code < 300:
             return "", 0.0
         if answer.status_code in AGAIN:
             return f"status {answer.status_code}", _retry_after_s(answer)
-        if answer.status_code in OURS:
+        if answer.status_code in OURS or answer.is_redirect:
             raise Misconfigured(
                 f"{self._server} answers {answer.status_code}: check its address, and what the "
                 "token or user may do (it needs to send transactions)"
@@ -208,78 +185,23 @@ class FhirSink:
             "refused", f"the FHIR server refuses it: {answer.status_code} {_issues(answer)}"
         )
 
+    def _answer(self, body: bytes) -> requests.Response:
+        answer = self._request(body)
+        if answer.status_code == 401 and isinstance(self._session.auth, ClientCredentials):
+            # A token may be withdrawn before its end.
+            self._session.auth.forget()
+            return self._request(body)
+        return answer
 
-class _Memory:
-    """The series of each study that a server has."""
-
-    def __init__(self, url: str, state: Path | None) -> None:
-        if state is None:
-            self._db = apsw.Connection(":memory:")
-        else:
-            name = sha256(url.encode()).hexdigest()[:16]
-            self._db = apsw.Connection(str(state / f"fhir-{name}.db"))
-            self._db.set_busy_timeout(10_000)
-        with self._named():
-            self._db.execute(SCHEMA)
-
-    def study(self, study_uid: str) -> dict[str, IndexedSeries]:
-        """The series of a study that were sent, by their UIDs."""
-        sql = "select series_uid, entry from sent where study_uid = ?"
-        with self._named():
-            rows: list[Any] = self._db.execute(sql, (study_uid,)).fetchall()
-        return {uid: IndexedSeries(**json.loads(entry)) for uid, entry in rows}
-
-    def series(self, series_uid: str) -> tuple[Study, list[str]] | None:
-        """The study of a series that was sent, and its runs; None if it was not."""
-        sql = "select study, runs from sent where series_uid = ?"
-        with self._named():
-            rows: list[Any] = self._db.execute(sql, (series_uid,)).fetchall()
-        return next(((Study(**json.loads(s)), json.loads(runs)) for s, runs in rows), None)
-
-    def remember(self, annotated: AnnotatedSeries, runs: Sequence[str]) -> None:
-        """Keep what was sent of a series; the runs of before are still on the server."""
-        known = self.series(annotated.series.series_uid)
-        all_runs = list(dict.fromkeys([*(known[1] if known else ()), *runs]))
-        row = (
-            annotated.series.series_uid,
-            annotated.series.study_uid,
-            json.dumps(asdict(study_of(annotated))),
-            json.dumps(asdict(indexed_series(annotated))),
-            json.dumps(all_runs),
+    def _request(self, body: bytes) -> requests.Response:
+        return self._session.post(
+            self._server,
+            data=body,
+            headers={"Content-Type": JSON, "Accept": JSON, "Prefer": "return=minimal"},
+            timeout=(10, self._options.timeout_s),
+            # Followed, it would be sent again without its body, and perhaps to somebody else.
+            allow_redirects=False,
         )
-        with self._named():
-            self._db.execute("insert or replace into sent values (?, ?, ?, ?, ?)", row)
-
-    def forget(self, series_uid: str) -> None:
-        with self._named():
-            self._db.execute("delete from sent where series_uid = ?", (series_uid,))
-
-    def close(self) -> None:
-        self._db.close()
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        try:
-            yield
-        except apsw.Error as wrong:
-            raise Misconfigured(f"cannot use what was sent to FHIR: {wrong}") from wrong
-
-
-def _session(url: str, options: FhirOptions) -> requests.Session:
-    import requests
-
-    session = requests.Session()
-    # A proxy or a .netrc of the machine must not change where a hospital's data goes.
-    session.trust_env = False
-    if options.token:
-        session.headers["Authorization"] = f"Bearer {options.token.read()}"
-    if options.password:
-        session.auth = (urlsplit(url).username or "", options.password.read())
-    if options.ca:
-        session.verify = str(options.ca)
-    if options.cert:
-        session.cert = str(options.cert)
-    return session
 
 
 def _runs(bundle: Resource) -> list[str]:
@@ -289,9 +211,13 @@ def _runs(bundle: Resource) -> list[str]:
 
 
 def _retry_after_s(answer: requests.Response) -> float:
+    """What the server asks for, as seconds or as a time; 0 if it does not."""
+    asked = answer.headers.get("Retry-After", "")
+    if asked.isdecimal():
+        return float(asked)
     try:
-        return max(0.0, float(answer.headers.get("Retry-After", "")))
-    except ValueError:
+        return max(0.0, (parsedate_to_datetime(asked) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):  # no time, or one without a zone
         return 0.0
 
 
