@@ -6,6 +6,10 @@ Fixtures live in one module for each server; they are named here so that pytest 
 from __future__ import annotations
 
 from tests.servers.dcmqrscp import dcmqrscp as dcmqrscp
+from tests.servers.fhir import _fhir_server as _fhir_server
+from tests.servers.fhir import fhir_server as fhir_server
+from tests.servers.fhir import r4_validator as r4_validator
+from tests.servers.fhir import validator as validator
 from tests.servers.opensearch import search_server as search_server
 from tests.servers.orthanc import orthanc as orthanc
 from tests.servers.s3 import store as store

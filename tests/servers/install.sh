@@ -36,3 +36,5 @@ if [ ! -f "$opensearch/Node.class" ]; then
     javac -cp "$opensearch/*" -d "$opensearch" "$here/opensearch/Node.java"
 fi
 
+
+sh "$here/java/install.sh"
