@@ -9,7 +9,9 @@ import pytest
 from tests.contracts.queue import new
 from tests.corpus import QUESTIONS, corpus
 from tomodex.access import OWNER, RIGHTS, Asker
+from tomodex.answered import AnsweredCrowds
 from tomodex.cohorts import MOST_FIELDS, MOST_STRIPS, Cohorts
+from tomodex.disclosure import Disclosure
 from tomodex.errors import BadQuery, Forbidden, NotThere
 from tomodex.indexes import Index, open_index
 from tomodex.queues import Queue, open_queue
@@ -50,7 +52,8 @@ def queue(tmp_path) -> Queue:
 
 @pytest.fixture
 def cohorts(index, queue) -> Cohorts:
-    return Cohorts(index, load_terminology(), queue)
+    disclosure = Disclosure(b"secret", 10, AnsweredCrowds(None, 1000))
+    return Cohorts(index, load_terminology(), queue, disclosure)
 
 
 @pytest.mark.parametrize("way", WAYS)

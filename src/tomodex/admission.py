@@ -91,6 +91,7 @@ class Access(BaseModel):
         "service",
     )
     fewest_patients: int = Field(default=10, ge=2, le=1000)  #: viewers learn of fewer no number
+    questions_a_day: int = Field(default=2000, ge=1)  #: of one viewer; each field counted is one
     session_h: float = Field(default=8.0, gt=0, le=24)  #: a browser is logged in for
     identities: bool = False  #: keep which patient a pseudonym is, for stewards
     identities_file: Path | None = None  #: None: `identities.db` in the data folder

@@ -12,12 +12,21 @@ from difflib import get_close_matches
 from functools import partial
 from time import monotonic, perf_counter
 
-from tomodex.access import Asker
+from tomodex.access import Asker, Right
 from tomodex.anatomy import Named, found_by
 from tomodex.annotation import AnnotatedSeries
+from tomodex.auditlog import Audit, NoAudit
 from tomodex.chips import NAMES, UNITS, Chip, chips_of
 from tomodex.completion import Completion, complete
-from tomodex.errors import BadQuery, NotThere
+from tomodex.disclosure import (
+    COARSE,
+    COUNTED,
+    Disclosure,
+    require_coarse,
+    require_counted,
+    two_digits,
+)
+from tomodex.errors import BadQuery, Forbidden, NotThere
 from tomodex.indexes import Index
 from tomodex.instance import Kind
 from tomodex.queues import Audited, Queue, TaskState
@@ -38,6 +47,8 @@ TOTALS_S = 5.0
 
 #: Most fields whose values are counted at once.
 MOST_FIELDS = 20
+
+NO_AUDIT = NoAudit()
 
 #: Most values of an attribute that are listed.
 MOST_VALUES = 1000
@@ -120,10 +131,20 @@ class Cohorts:
     asks may not ask it.
     """
 
-    def __init__(self, index: Index, terminology: Terminology, queue: Queue) -> None:
+    def __init__(
+        self,
+        index: Index,
+        terminology: Terminology,
+        queue: Queue,
+        disclosure: Disclosure | None = None,
+        audit: Audit = NO_AUDIT,
+    ) -> None:
+        """`disclosure` None: whoever may learn numbers alone learns nothing."""
         self._index = index
         self._terminology = terminology
         self._queue = queue
+        self._disclosure = disclosure
+        self._audit = audit
         self._counted: tuple[float, Totals | None] = (0.0, None)
 
     @property
@@ -141,13 +162,19 @@ class Cohorts:
 
     def counts(self, asker: Asker, text: str) -> Counts:
         """How many patients, studies and series fit."""
-        asker.require("count")
-        return self._search(text, 0, 0).counts
+        self._require(asker, "count", text)
+        counts = self._counts(asker, text)
+        facts = {"patients": counts.patients, "series": counts.series}
+        self._audit.write(asker, "count", text, **facts)
+        return counts
 
     def series(self, asker: Asker, text: str, limit: int = 50, offset: int = 0) -> Found:
         """Counts and some of the series."""
-        asker.require("rows")
-        return self._search(text, min(limit, MOST_ROWS), offset)
+        self._require(asker, "rows", text)
+        found = self._search(text, min(limit, MOST_ROWS), offset)
+        facts = {"patients": found.counts.patients, "series": found.counts.series}
+        self._audit.write(asker, "query", text, rows=len(found.hits), offset=offset, **facts)
+        return found
 
     def strips(self, asker: Asker, text: str, limit: int = 50, offset: int = 0) -> Found:
         """The same, with what each of these series shows from head to foot."""
@@ -158,26 +185,26 @@ class Cohorts:
         self, asker: Asker, text: str, keywords: Sequence[str] = ROW, sample: Sample | None = None
     ) -> Iterator[Sequence[Hit]]:
         """All series that fit, or some drawn by lot, newest study first, some at a time."""
-        asker.require("rows")
-        return self._index.rows(self.parse(text), keywords, sample)
+        self._require(asker, "rows", text)
+        query = self.parse(text)
+        self._audit.write(asker, "export", text, sample=sample.size if sample else None)
+        return self._index.rows(query, keywords, sample)
 
     def totals(self, asker: Asker) -> Totals:
         """How much is in the index."""
         asker.require("count")
-        return self._totals()
+        return self._totals() if asker.may("rows") else self._told_totals(asker)
 
     def facets(
         self, asker: Asker, text: str, fields: Sequence[str]
     ) -> Mapping[str, tuple[Cell, ...]]:
         """For each field, its values and how many of the series found have them."""
-        asker.require("count")
+        self._require(asker, "count", text)
         if len(fields) > MOST_FIELDS:
             raise BadQuery(f"at most {MOST_FIELDS} fields are counted at once, not {len(fields)}")
-        counted = self._index.facets(self.parse(text), tuple(dict.fromkeys(fields)))
-        return {
-            field: tuple(Cell(value=value, count=count) for value, count in values.items())
-            for field, values in counted.items()
-        }
+        cells = self._cells(asker, text, tuple(dict.fromkeys(fields)))
+        self._audit.write(asker, "count", text, fields=" ".join(cells))
+        return cells
 
     def anatomy(self, asker: Asker, text: str = "") -> tuple[Anatomy, ...]:
         """The structures and groups that a text means, or all, and how many series show each."""
@@ -188,32 +215,37 @@ class Cohorts:
                 f"{text[:100]!r} is not a structure or group",
                 suggestions=tuple(self._terminology.suggest(text)),
             )
-        facets = self.facets(asker, "", ("structure", "complete"))
+        facets = self._cells(asker, "", ("structure", "complete"))
         shown, whole = (_counts(facets[field]) for field in ("structure", "complete"))
-        return tuple(_anatomy(named, shown, whole) for named in found)
+        # What is not listed for a viewer may be none, or few.
+        absent = 0 if asker.may("rows") else None
+        return tuple(_anatomy(named, shown, whole, absent) for named in found)
 
     def attributes(self, asker: Asker) -> tuple[Attribute, ...]:
         """What can be asked of a series besides anatomy."""
         asker.require("count")
+        askable, counted = (ASKABLE, FIELDS) if asker.may("rows") else (COARSE, COUNTED)
         return tuple(
             Attribute(
                 keyword=keyword,
                 kind=kind,
                 name=NAMES.get(keyword, keyword),
                 unit=UNITS.get(keyword, "").strip(),
-                counted=keyword in FIELDS,
+                counted=keyword in counted,
             )
             for keyword, kind in ASKABLE.items()
+            if keyword in askable
         )
 
     def values(
         self, asker: Asker, keyword: str, prefix: str = "", limit: int = 100
     ) -> tuple[Cell, ...]:
         """The values of an attribute that begin so, most frequent first."""
+        asker.require("count")
         if keyword not in FIELDS:
             raise _no_values(keyword)
         start = prefix.casefold()
-        cells = self.facets(asker, "", (keyword,))[keyword]
+        cells = self._cells(asker, "", (keyword,))[keyword]
         found = (cell for cell in cells if cell.value.casefold().startswith(start))
         return tuple(found)[: min(limit, MOST_VALUES)]
 
@@ -231,7 +263,9 @@ class Cohorts:
         Raises:
             NotThere: nothing is.
         """
-        asker.require("rows")
+        text = f"SeriesInstanceUID = {series_uid[:64]}"
+        self._require(asker, "rows", text)
+        self._audit.write(asker, "query", text)
         result, tasks = self._queue.result(series_uid), self._queue.states(series_uid)
         audit = self._queue.audit(series_uid)
         if not (result or tasks or audit):
@@ -246,7 +280,77 @@ class Cohorts:
     def _values_of(
         self, asker: Asker, keyword: str, prefix: str
     ) -> Iterable[tuple[str, int | None]]:
+        if not asker.may("rows") and keyword not in COUNTED:
+            return ()
         return ((cell.value, cell.count) for cell in self.values(asker, keyword, prefix))
+
+    def _require(self, asker: Asker, right: Right, text: str) -> None:
+        try:
+            asker.require(right)
+        except Forbidden:
+            self._audit.write(asker, "refused", text, right=right)
+            raise
+
+    def _counts(self, asker: Asker, text: str) -> Counts:
+        if asker.may("rows"):
+            return self._search(text, 0, 0).counts
+        disclosure, query = self._guarded(), self._coarse(text)
+        told = disclosure.tell(asker, query.term, self._index.crowd(query))
+        return Counts(
+            patients=told.patients,
+            studies=told.studies,
+            series=told.series,
+            size_bytes=told.size_bytes,
+            fewer_than=disclosure.fewest if told.patients is None else 0,
+            rounded=told.patients is not None,
+        )
+
+    def _cells(
+        self, asker: Asker, text: str, fields: Sequence[str]
+    ) -> Mapping[str, tuple[Cell, ...]]:
+        if asker.may("rows"):
+            counted = self._index.facets(self.parse(text), fields)
+        else:
+            counted = self._told_facets(asker, text, fields)
+        return {
+            field: tuple(Cell(value=value, count=count) for value, count in values.items())
+            for field, values in counted.items()
+        }
+
+    def _told_facets(
+        self, asker: Asker, text: str, fields: Sequence[str]
+    ) -> Mapping[str, Mapping[str, int]]:
+        require_counted(fields)
+        disclosure, query = self._guarded(), self._coarse(text)
+        cells = disclosure.tell_cells(asker, query.term, self._index.crowds(query, fields))
+        return {
+            field: {value: told.series or 0 for value, told in values.items()}
+            for field, values in cells.items()
+        }
+
+    def _told_totals(self, asker: Asker) -> Totals:
+        """Near the right ones, all in the same proportion; when the newest study was is not said."""
+        totals, crowd = self._totals(), self._index.crowd(self.parse(""))
+        told = self._guarded().tell(asker, None, crowd)
+        part = (told.series or 0) / max(1, totals.series)
+        return Totals(
+            series=told.series or 0,
+            studies=told.studies or 0,
+            patients=told.patients or 0,
+            segmented=two_digits(totals.segmented * part),
+            waiting=two_digits(totals.waiting * part),
+            newest=None,
+        )
+
+    def _guarded(self) -> Disclosure:
+        if self._disclosure is None:
+            raise Forbidden("numbers without series are told of by a server alone")
+        return self._disclosure
+
+    def _coarse(self, text: str) -> Query:
+        query = self.parse(text)
+        require_coarse(query.term)
+        return query
 
     def _search(self, text: str, limit: int, offset: int) -> Found:
         begin = perf_counter()
@@ -280,11 +384,18 @@ def _counts(cells: Iterable[Cell]) -> Mapping[str, int | None]:
 
 
 def _anatomy(
-    named: Named, shown: Mapping[str, int | None], whole: Mapping[str, int | None]
+    named: Named,
+    shown: Mapping[str, int | None],
+    whole: Mapping[str, int | None],
+    absent: int | None,
 ) -> Anatomy:
     if named.kind != "structure":
         return Anatomy(named=named, series=None, complete=None)
-    return Anatomy(named=named, series=shown.get(named.name, 0), complete=whole.get(named.name, 0))
+    return Anatomy(
+        named=named,
+        series=shown.get(named.name, absent),
+        complete=whole.get(named.name, absent),
+    )
 
 
 def _no_values(keyword: str) -> BadQuery:

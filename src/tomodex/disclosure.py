@@ -162,7 +162,7 @@ class Disclosure:
     def _scaled(self, what: str, crowd: Crowd, many: int, patients: int) -> int:
         """In proportion to the patients that are told, moved, with two digits that count."""
         noise = 1 + NOISE_PART * (2 * self._draw(what, _seed(crowd)) - 1)
-        return _two_digits(many * patients / crowd.patients * noise)
+        return two_digits(many * patients / crowd.patients * noise)
 
     def _draw(self, what: str, seed: bytes) -> float:
         """A number from 0 to 1, without 1, that is always the same for the same seed."""
@@ -263,7 +263,8 @@ def _rounded(number: int, step: int) -> int:
     return max(step, (2 * number + step) // (2 * step) * step)
 
 
-def _two_digits(number: float) -> int:
+def two_digits(number: float) -> int:
+    """A number near this one, of which no more than two digits are not 0."""
     return int(float(f"{number:.1e}"))
 
 

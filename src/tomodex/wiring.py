@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -9,8 +10,11 @@ from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 from tomodex.annotation import AnnotatedSeries
+from tomodex.answered import AnsweredCrowds
+from tomodex.auditlog import AuditLog
 from tomodex.bounds import Bounds, Expect, allowed_bytes, ignore
 from tomodex.cohorts import Cohorts
+from tomodex.disclosure import Disclosure
 from tomodex.errors import BadQuery, Misconfigured
 from tomodex.indexes import Index, open_index
 from tomodex.instance import read_instance
@@ -79,7 +83,7 @@ def configured_url(settings: Settings, given: str) -> str:
             "cannot tell them apart"
         )
     if not same:
-        return url
+        return _in_any_bucket(settings, url) or url
     options = urlsplit(_url(settings.sources[same[0]])).query
     return f"{url}?{options}" if options else url
 
@@ -95,7 +99,11 @@ def task_source(settings: Settings, given: str) -> str:
     """
     if given in settings.sources:
         return without_query(_url(settings.sources[given]))
-    if is_bare(given) and (_with_the_url(settings, given) or _with_the_bucket(settings, given)):
+    if is_bare(given) and (
+        _with_the_url(settings, given)
+        or _with_the_bucket(settings, given)
+        or _in_any_bucket(settings, given)
+    ):
         return given
     known = ", ".join(sorted(settings.sources)) or "none"
     raise BadQuery(f"{given[:200]} is not a configured source; configured are: {known}")
@@ -146,6 +154,19 @@ def _with_the_bucket(settings: Settings, url: str) -> list[str]:
     return sorted(name for name in around if len(above[name]) == longest)
 
 
+def _in_any_bucket(settings: Settings, url: str) -> str:
+    """The URL with the options of the store whose every bucket tasks may name; "": there is none.
+
+    The predecessor's tasks name a bucket each, and its settings none.
+    """
+    parts = urlsplit(url)
+    if not settings.bridge.store or parts.scheme != "s3" or not parts.netloc:
+        return ""
+    if any(part in (".", "..") for part in unquote(parts.path).split("/")):
+        return ""
+    return f"{url}?{urlsplit(settings.bridge.store).query}"
+
+
 def source_of(settings: Settings, given: str) -> Source:
     """The archive that a name or URL means, which gives pseudonyms only."""
     _make_data_folder(settings.data)
@@ -182,7 +203,28 @@ def index_of(settings: Settings) -> Index:
 
 def cohorts_of(settings: Settings) -> Cohorts:
     """What answers questions of people."""
-    return Cohorts(index_of(settings), load_terminology(), queue_of(settings))
+    return Cohorts(
+        index_of(settings),
+        load_terminology(),
+        queue_of(settings),
+        disclosure_of(settings),
+        audit_of(settings),
+    )
+
+
+def disclosure_of(settings: Settings) -> Disclosure:
+    """What decides what viewers are told."""
+    _make_data_folder(settings.data)
+    access = settings.access
+    answered = AnsweredCrowds(settings.data / "answered.db", access.questions_a_day)
+    key = hmac.digest(load_key(settings.key_file), b"disclosure", "sha256")
+    return Disclosure(key, access.fewest_patients, answered)
+
+
+def audit_of(settings: Settings) -> AuditLog:
+    """Who asked what, and what became known to them."""
+    _make_data_folder(settings.data)
+    return AuditLog(settings.data / "audit.jsonl")
 
 
 def library_of(settings: Settings, cohorts: Cohorts) -> Library:
