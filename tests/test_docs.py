@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from tomodex import indexes, queues, segmenters, sinks, sources
+from tomodex import indexes, queues, segmenters, sinks, sources, stores
 from tomodex.cli import app
 from tomodex.selection import REASONS
 from tomodex.settings import Settings
@@ -25,7 +25,7 @@ def test_every_setting_is_documented(name):
     assert f"| `{name}` |" in (DOCS / "reference/settings.md").read_text()
 
 
-@pytest.mark.parametrize("port", [sources, queues, segmenters, indexes, sinks])
+@pytest.mark.parametrize("port", [sources, queues, segmenters, indexes, sinks, stores])
 def test_every_scheme_is_documented(port):
     kind = {"indexes": "index"}.get(port.__name__.split(".")[1], port.__name__.split(".")[1][:-1])
     page = (DOCS / "reference/settings.md").read_text()

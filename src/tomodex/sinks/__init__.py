@@ -2,6 +2,9 @@
 
     ndjson:      one JSON line per series   ndjson.py
     fhir+https:  a FHIR R5 server           fhir.py
+    dicom+file:  DICOM reports in a folder  dicom.py
+
+    dicomweb+https: dimse:  the same into an archive, by STOW-RS or C-STORE
 
 The scheme of a URL picks one of these; see `registry.py`.
 """
@@ -20,6 +23,10 @@ ADAPTERS = {
     "ndjson": "tomodex.sinks.ndjson:NdjsonSink",
     "fhir+https": "tomodex.sinks.fhir:FhirSink",
     "fhir+http": "tomodex.sinks.fhir:FhirSink",
+    "dicom+file": "tomodex.sinks.dicom:DicomFileSink",
+    "dicomweb+https": "tomodex.sinks.dicom:DicomArchiveSink",
+    "dicomweb+http": "tomodex.sinks.dicom:DicomArchiveSink",
+    "dimse": "tomodex.sinks.dicom:DicomArchiveSink",
 }
 
 
