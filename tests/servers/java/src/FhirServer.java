@@ -16,6 +16,7 @@ import ca.uhn.fhir.jpa.model.entity.StorageSettings;
 import ca.uhn.fhir.jpa.provider.JpaCapabilityStatementProvider;
 import ca.uhn.fhir.jpa.provider.JpaSystemProvider;
 import ca.uhn.fhir.jpa.search.DatabaseBackedPagingProvider;
+import ca.uhn.fhir.jpa.search.HapiHSearchAnalysisConfigurers;
 import ca.uhn.fhir.jpa.searchparam.submit.config.SearchParamSubmitterConfig;
 import ca.uhn.fhir.jpa.subscription.channel.config.SubscriptionChannelConfig;
 import ca.uhn.fhir.jpa.subscription.submit.config.SubscriptionSubmitterConfig;
@@ -73,6 +74,7 @@ public class FhirServer {
       JpaStorageSettings settings = new JpaStorageSettings();
       // What the second series of a study says of the first, in conditional mode.
       settings.setAllowInlineMatchUrlReferences(true);
+      settings.setHibernateSearchIndexSearchParams(true);
       // So that a search right after a write sees what was written.
       settings.setReuseCachedSearchResultsForMillis(null);
       // So that one server serves all tests, each of which begins with an empty one.
@@ -114,7 +116,14 @@ public class FhirServer {
       Properties properties = new Properties();
       properties.put("hibernate.dialect", HapiFhirH2Dialect.class.getName());
       properties.put("hibernate.hbm2ddl.auto", "update");
-      properties.put("hibernate.search.enabled", "false");
+      // HAPI's SQL holds the parts of a composite parameter to the same element only here
+      // (hapi-fhir issue 2670): structure-volume needs it.
+      properties.put("hibernate.search.backend.type", "lucene");
+      properties.put("hibernate.search.backend.directory.type", "local-heap");
+      properties.put(
+          "hibernate.search.backend.analysis.configurer",
+          HapiHSearchAnalysisConfigurers.HapiLuceneAnalysisConfigurer.class.getName());
+      properties.put("hibernate.search.indexing.plan.synchronization.strategy", "sync");
       factory.setPersistenceUnitName("fhir");
       factory.setJpaProperties(properties);
       factory.setDataSource(source);
