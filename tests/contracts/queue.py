@@ -582,6 +582,49 @@ class QueueContract:
         settle_next(queue, annotated(ct("1.2"), liver_ml=2.0))
         assert feed(queue) == [("1.2", 2.0)]
 
+    def test_the_series_of_a_patient_are_found_whoever_knew_whose_they_were(self, queue):
+        queue.put([new("1.1"), new("1.2"), new("1.3"), new("1.4")])
+        queue.put([replace(new("1.5"), series=replace(ct("1.5"), patient="other"))])
+        unnamed = replace(ct("1.6"), patient="")
+        queue.put([replace(new("1.6"), series=unnamed), new("1.2", configuration="fine")])
+        patient = ct("1.1").patient
+        for _ in range(7):
+            task = queue.lease("w", HOUR)
+            whose = replace(task.series, patient=task.series.patient or patient)
+            queue.settle(task, annotated(whose))
+        assert sorted(queue.of_patient(patient)) == ["1.1", "1.2", "1.3", "1.4", "1.6"]
+        assert queue.of_patient("other") == ["1.5"]
+        assert queue.of_patient("nobody") == []
+
+    def test_a_series_that_is_excluded_is_rejected_whatever_stands_of_it(self, queue):
+        queue.put([new("1.1"), new("1.2")])
+        settle_next(queue)
+        held = queue.lease("w", HOUR)
+        for uid in ("1.1", "1.2"):
+            assert queue.exclude(uid, "opted_out", "the patient does not want it")
+        assert not queue.exclude("9.9", "opted_out", "")
+        assert queue.result("1.1").annotated is None
+        assert not queue.settle(held, annotated(held.series))
+        assert [queue.states(uid)[0].reason for uid in ("1.1", "1.2")] == ["opted_out"] * 2
+        assert queue.put([new("1.1"), new("1.2")]) == 0
+        assert queue.lease("w", HOUR) is None
+        assert queue.retry("rejected", "opted_out") == 2
+        assert queue.lease("w", HOUR) is not None
+
+    def test_of_a_series_that_is_forgotten_nothing_is_left(self, queue):
+        queue.put([new("1.1"), replace(new("1.1"), source="s3://b"), new("1.2"), new("1.3")])
+        settle_next(queue)
+        held = queue.lease("w", HOUR)
+        queue.set_aside("sink", queue.results(0, 1)[0], "no room")
+        queue.forget(["1.1", "1.2", "9.9"])
+        assert feed(queue) == []
+        assert queue.result("1.1") is None
+        assert queue.asides("sink") == []
+        assert not queue.settle(held, annotated(held.series))
+        assert [queue.states(uid) for uid in ("1.1", "1.2")] == [[], []]
+        assert list(queue.known("s3://b")) == []
+        assert sum(queue.count().values()) == 1
+
     # What the archive listed
 
     def test_a_listed_series_is_in_the_feed_before_anybody_has_worked_on_it(self, queue):

@@ -225,6 +225,22 @@ class Queue(Protocol):
         was done, and the sentence that says why.
         """
 
+    def of_patient(self, patient: str) -> Sequence[str]:
+        """The series of a patient, by pseudonym, whatever became of them; takes some time."""
+
+    def exclude(self, series_uid: str, reason: str, sentence: str) -> bool:
+        """Reject a series whatever stands of it; the feed gets a tombstone in place of a result.
+
+        False if nothing was known of it. `retry` with the reason makes it ready again.
+        """
+
+    def forget(self, series_uids: Sequence[str]) -> None:
+        """Have nothing of these any more: no task, no result and no tombstone.
+
+        Who consumes the feed is to be told some other way. What the audit says of a withdrawal
+        stays: that one was, and its UID.
+        """
+
     def audit(self, series_uid: str = "", limit: int = 100) -> Sequence[Audited]:
         """What was done to one series, or to any, newest first."""
 

@@ -64,6 +64,9 @@ SWEEP = 100
 #: Known series that are read at a time.
 PAGE = 10_000
 
+#: Results that are read at a time to see whose they are: some 10 MB of them in memory.
+PAGE_OF_RESULTS = 500
+
 #: No task waits longer than this before it is tried again.
 LONGEST_RETRY_S = 3600.0
 
@@ -207,6 +210,36 @@ class SqliteQueue:
             return False
         db.execute(say.LEAVE_TO, {**facts, "other": other})
         return True
+
+    def of_patient(self, patient: str) -> Sequence[str]:
+        found = dict.fromkeys(str(uid) for (uid,) in self._read(say.OF_PATIENT, (patient,)))
+        # Of a series that was ordered by its UIDs only its result says whose it is.
+        facts = {"after": 0, "page": PAGE_OF_RESULTS}
+        while rows := self._read(say.OF_NOBODY, facts):
+            for _, uid, document in rows:
+                annotated = _result(0, uid, document).annotated
+                if annotated and annotated.series.patient == patient:
+                    found[str(uid)] = None
+            facts["after"] = rows[-1][0]
+        return list(found)
+
+    def exclude(self, series_uid: str, reason: str, sentence: str) -> bool:
+        facts = {"uid": series_uid, "reason": reason, "sentence": sentence, "now": self._now_ms()}
+        with self._writing_durably() as db:
+            db.execute(say.EXCLUDE, facts)
+            if not db.changes():
+                return False
+            sql = "delete from result where series_uid = ? and document is not null"
+            db.execute(sql, (series_uid,))
+            if db.changes():
+                self._publish(db, series_uid, "", None)
+        return True
+
+    def forget(self, series_uids: Sequence[str]) -> None:
+        with self._writing_durably() as db:
+            for table in ("task", "elsewhere", "result", "aside"):
+                sql = f"delete from {table} where series_uid = ?"
+                db.executemany(sql, [(uid,) for uid in series_uids])
 
     def known(self, source: str, window: Window | None = None) -> Iterator[str]:
         first = window.first.isoformat() if window else ""

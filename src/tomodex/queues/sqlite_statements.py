@@ -209,3 +209,20 @@ limit 1
 LEAVE_TO = """
 update task set source_id = :other where series_uid = :series_uid and source_id = :source_id
 """
+
+OF_PATIENT = "select distinct series_uid from task where series ->> '$.patient' = ?"
+
+#: Results of series of which their tasks do not say whose they are.
+OF_NOBODY = """
+select sequence, series_uid, document from result
+where sequence > :after and document is not null and not exists (
+    select 1 from task where task.series_uid = result.series_uid
+    and coalesce(task.series ->> '$.patient', '') <> '')
+order by sequence limit :page
+"""
+
+EXCLUDE = """
+update task set status = 'rejected', reason = :reason, sentence = :sentence, due_ms = 0,
+    token = 0, worker = '', attempt = max(attempt, 1), updated_ms = :now
+where series_uid = :uid
+"""
