@@ -31,6 +31,7 @@ from tomodex.indexes.duckdb.schema import (
     SHOWN,
     insert_columns,
     number_labels,
+    number_words,
 )
 from tomodex.indexes.duckdb.store import FileStore
 from tomodex.search import SEARCHABLE, key_of, parse
@@ -127,7 +128,8 @@ def fill(path: Path, series: int) -> None:
             numbers = number_labels(db, names)
             bits = np.array([numbers[name] for name in names], np.uint16)
             annotations, masks = _annotations(random, first, count, spans, volumes, bits)
-            insert_columns(db, INSERT_SERIES, "new_series", _series(random, first, count, masks))
+            new = number_words(db, _series(random, first, count, masks))
+            insert_columns(db, INSERT_SERIES, "new_series", new)
             insert_columns(db, INSERT_ANNOTATIONS, "new_annotation", annotations)
     store.tidy()
 

@@ -327,6 +327,38 @@ def test_an_erased_series_leaves_no_row(path: Path) -> None:
         assert rows.fetchall() == [(0,), (0,)]
 
 
+def test_what_an_erased_series_alone_said_is_forgotten(path: Path) -> None:
+    one, other = archive()[0], archive()[1]
+    index = opened(path)
+    telling = {"SeriesDescription": "Jane Doe", "PatientSex": "F"}
+    index.write([replace(one, series=replace(one.series, attributes=telling))])
+    index.write([replace(other, series=replace(other.series, attributes={"PatientSex": "F"}))])
+    index.erase([one.series.series_uid])
+    assert ("Jane Doe",) not in words_in(index)
+    assert ("F",) in words_in(index)
+
+
+def test_a_series_that_is_indexed_again_says_nothing_that_it_said_before(path: Path) -> None:
+    one, index = archive()[0], opened(path)
+    telling = replace(one.series, attributes={"SeriesDescription": "Jane Doe"})
+    index.write([replace(one, series=telling)])
+    index.write([one])
+    assert ("Jane Doe",) not in words_in(index)
+
+
+def words_in(index: DuckDBIndex) -> list[tuple[str]]:
+    with index._store.reading() as db:
+        return db.execute("select value from word").fetchall()
+
+
+def test_numbers_stay_dense_however_often_all_is_indexed_again(path: Path) -> None:
+    index = opened(path)
+    for _ in range(3):
+        index.write(archive())
+    with index._store.reading() as db:
+        assert db.execute("select max(number) from series").fetchone() == (299,)
+
+
 def test_a_structure_that_a_series_has_twice_counts_with_its_largest(path: Path) -> None:
     one = next(one for one in archive() if any(a.structure == "liver" for a in one.annotations))
     liver = next(a for a in one.annotations if a.structure == "liver")

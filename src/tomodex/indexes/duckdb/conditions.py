@@ -20,6 +20,11 @@ from tomodex.search import (
     key_of,
 )
 
+#: Series whose structures are known.
+SEGMENTED = (
+    "\"segmented\" in (select number from word where keyword = 'segmented' and value = 'yes')"
+)
+
 #: Columns of a UID and of its key, by what they are asked for.
 _UIDS = {
     "SeriesInstanceUID": ("series_uid", "series_key"),
@@ -45,7 +50,7 @@ def condition_of(term: Term | None, labels: Mapping[str, int], places: Places) -
         case Or(terms=terms):
             return any_of([of(part) for part in terms])
         case Not(term=part):
-            known = "\"segmented\" = 'yes' and " if is_anatomical(part) else ""
+            known = f"{SEGMENTED} and " if is_anatomical(part) else ""
             inner = of(part)
             return Condition(f"{known}not ({inner.sql})", inner.values)
         case Has():
@@ -62,7 +67,7 @@ def _has(has: Has) -> Condition:
     if has.keyword in _UIDS:
         return _identified(has)
     column = f'"{has.keyword}"'
-    conditions = [_valued(column, kind, value) for value in has.values]
+    conditions = [_valued(has.keyword, kind, value) for value in has.values]
     if has.interval:
         cast = "?::date" if kind == "date" else "?::double"
         _require_order(has, kind)
@@ -84,21 +89,25 @@ def _identified(has: Has) -> Condition:
 
 def _named(uid: str, key: str, value: str) -> Condition:
     """A whole UID is looked for by its key, which is much shorter."""
+    if value == "*":
+        return ALWAYS
     if value.strip("*") != value:
         return _like(uid, value, "?")
     return Condition(f"{key} = ?::ubigint and {uid} = ?", (key_of(value), value))
 
 
-def _valued(column: str, kind: str, value: str) -> Condition:
+def _valued(keyword: str, kind: str, value: str) -> Condition:
     """The attribute is like `value`; lower on both sides, as only SQL's own agree."""
-    if kind != "text" and value != "*":
-        raise BadQuery(f"{column.strip(chr(34))} is a {kind}; it is compared, or '= *'")
-    return _like(f"lower({column})", value, "lower(?)")
+    if value == "*":
+        return ALWAYS
+    if kind != "text":
+        raise BadQuery(f"{keyword} is a {kind}; it is compared, or '= *'")
+    like = _like("lower(value)", value, "lower(?)")
+    words = f"select number from word where keyword = '{keyword}' and {like.sql}"
+    return Condition(f'"{keyword}" in ({words})', like.values)
 
 
 def _like(column: str, value: str, parameter: str) -> Condition:
-    if value == "*":
-        return ALWAYS
     match value.startswith("*"), value.endswith("*"):
         case True, True:
             return Condition(f"contains({column}, {parameter})", (value[1:-1],))

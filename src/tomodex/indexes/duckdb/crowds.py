@@ -8,7 +8,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
-from tomodex.indexes.duckdb.facets import DERIVED, MASKS, count_cells
+from tomodex.indexes.duckdb.facets import MASKS, count_cells, names_of
 from tomodex.indexes.duckdb.schema import labels
 from tomodex.search import CellCount
 from tomodex.search.crowd import BITS, OCTETS, Crowd, bits_of
@@ -60,7 +60,7 @@ def _of_values(db: duckdb.DuckDBPyConnection, field: str) -> Mapping[str, npt.ND
         order by "{field}" """
     ).fetchall()
     bits = _bits_by_place(rows["place"].astype(np.int64), rows["key"], len(values))
-    name = DERIVED[field][1] if field in DERIVED else str
+    name = names_of(db, field)
     return {name(value): counted for (value,), counted in zip(values, bits, strict=True)}
 
 

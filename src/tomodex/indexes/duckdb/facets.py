@@ -68,18 +68,21 @@ def _mask_names(field: str) -> list[str]:
     return [f"{field}_{word}" for word in range(len(MASKS[field]))]
 
 
-def name_of(field: str) -> Callable[[int], str]:
-    """What a value of the field is called that `found` has."""
-    return DERIVED[field][1] if field in DERIVED else str
+def names_of(db: duckdb.DuckDBPyConnection, field: str) -> Callable[[int], str]:
+    """What the numbers are called that `found` has for a field."""
+    if field in DERIVED:
+        return DERIVED[field][1]
+    words = db.execute("select number, value from word where keyword = ?", [field])
+    return dict(words.fetchall()).__getitem__
 
 
 def _count_values(db: duckdb.DuckDBPyConnection, field: str) -> Mapping[str, int]:
     rows = db.execute(
-        f"""select "{field}", count(*) from found where "{field}" is not null
-        group by "{field}" order by count(*) desc, "{field}" """
-    )
-    name = name_of(field)
-    return {name(value): count for value, count in rows.fetchall()}
+        f"""select "{field}", count(*) from found where "{field}" is not null group by all"""
+    ).fetchall()
+    name = names_of(db, field)
+    counts = {name(value): count for value, count in rows}
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _value_cells(db: duckdb.DuckDBPyConnection, field: str) -> Mapping[str, CellCount]:
@@ -88,13 +91,14 @@ def _value_cells(db: duckdb.DuckDBPyConnection, field: str) -> Mapping[str, Cell
             coalesce(sum(patient_key) filter (patient != 0), 0)
         from (select "{field}" as value, patient, any_value(patient_key) as patient_key,
             count(*) as series from found where "{field}" is not null group by value, patient)
-        group by value order by 2 desc, value"""
-    )
-    name = name_of(field)
-    return {
+        group by value"""
+    ).fetchall()
+    name = names_of(db, field)
+    cells = {
         name(value): CellCount(series=series, patients=patients, patients_key=int(key) % MODULUS)
-        for value, series, patients, key in rows.fetchall()
+        for value, series, patients, key in rows
     }
+    return dict(sorted(cells.items(), key=lambda item: (-item[1].series, item[0])))
 
 
 def _count_bits(db: duckdb.DuckDBPyConnection, field: str) -> Mapping[str, int]:

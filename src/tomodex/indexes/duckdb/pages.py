@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tomodex.errors import BadQuery
-from tomodex.indexes.duckdb.schema import SEEN, labels
+from tomodex.indexes.duckdb.schema import SEEN, TEXTS, labels
 from tomodex.indexes.duckdb.sql import Condition
 from tomodex.search import SEARCHABLE, Hit, Page, Sample, Seen, Totals
 from tomodex.search.keys import key_of
@@ -31,9 +31,14 @@ where series_key in (select unnest($keys::ubigint[])) and series_uid in (select 
 """
 
 _TOTALS = """
-select study, patient, "segmented" = 'yes' as segmented, "segmented" = 'waiting' as waiting
-from series
+select study, patient, word.value = 'yes' as segmented, word.value = 'waiting' as waiting
+from series left join word on word.number = "segmented"
 """
+
+
+#: A row of `series` as `_select` reads it; attributes begin at the place `_FIRST`.
+Row = tuple[str | float | date | None, ...]
+_FIRST = 4
 
 
 def page_of(db: duckdb.DuckDBPyConnection, condition: Condition, limit: int, offset: int) -> Page:
@@ -69,7 +74,7 @@ def hits_of(
         f"{_select(keywords)} where series_key in (select series_key from wanted) {_NEWEST_FIRST}"
     ).fetchall()
     db.unregister("wanted")
-    return tuple(_hit(row, keywords) for row in rows)
+    return _hits(db, rows, keywords)
 
 
 def seen_in(
@@ -120,7 +125,7 @@ def _newest_hits(
         [limit, offset],
     ).fetchall()
     db.unregister("newest")
-    return tuple(_hit(row, tuple(SEARCHABLE)) for row in rows)
+    return _hits(db, rows, tuple(SEARCHABLE))
 
 
 def _newest(found: Mapping[str, npt.NDArray[np.int64]], many: int) -> npt.NDArray[np.int64]:
@@ -176,17 +181,32 @@ def _unpacked(blob: bytes, names: Mapping[int, str]) -> tuple[Seen, ...]:
     return tuple(sorted(seen, key=lambda s: (-s.top_mm, s.structure)))
 
 
-def _hit(row: tuple[str | float | date | None, ...], keywords: Sequence[str]) -> Hit:
+def _hits(
+    db: duckdb.DuckDBPyConnection, rows: Sequence[Row], keywords: Sequence[str]
+) -> tuple[Hit, ...]:
+    texts = [place for place, keyword in enumerate(keywords, _FIRST) if keyword in TEXTS]
+    words = {row[place] for row in rows for place in texts}
+    values = db.execute(
+        "select number, value from word where number in (select unnest($words::uinteger[]))",
+        {"words": [word for word in words if word is not None]},
+    )
+    known = dict(values.fetchall())
+    return tuple(_hit(row, keywords, known) for row in rows)
+
+
+def _hit(row: Row, keywords: Sequence[str], words: Mapping[int, str]) -> Hit:
     series_uid, study_uid, patient, structure_count, *values = row
     known = zip(keywords, values, strict=True)
     return Hit(
         series_uid=str(series_uid),
         study_uid=str(study_uid),
         patient=str(patient),
-        attributes={k: _plain(v) for k, v in known if v is not None},
+        attributes={k: _plain(k, v, words) for k, v in known if v is not None},
         structure_count=int(str(structure_count)),
     )
 
 
-def _plain(value: str | float | date) -> str | float:
-    return value.isoformat() if isinstance(value, date) else value
+def _plain(keyword: str, value: str | float | date, words: Mapping[int, str]) -> str | float:
+    if isinstance(value, date):
+        return value.isoformat()
+    return words[int(value)] if keyword in TEXTS else value

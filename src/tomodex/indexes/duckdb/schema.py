@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 
 import duckdb
 import numpy as np
@@ -27,10 +28,13 @@ WORDS = 8
 SHOWN = tuple(f"shown_{word}" for word in range(WORDS))
 COMPLETE = tuple(f"complete_{word}" for word in range(WORDS))
 
-_TYPES: Mapping[Kind, str] = {"text": "text", "number": "double", "date": "date"}
+_TYPES: Mapping[Kind, str] = {"text": "uinteger", "number": "double", "date": "date"}
 
 _MASKS = ",\n    ".join(f"{column} ubigint not null" for column in (*SHOWN, *COMPLETE))
 _ATTRIBUTES = ",\n    ".join(f'"{keyword}" {_TYPES[kind]}' for keyword, kind in SEARCHABLE.items())
+
+#: Attributes that are stored as numbers of words.
+TEXTS = tuple(keyword for keyword, kind in SEARCHABLE.items() if kind == "text")
 
 #: One annotation in the column `seen` of its series.
 SEEN = np.dtype(
@@ -48,6 +52,8 @@ TABLES = f"""
 create table meta (key text primary key, value text not null);
 -- Numbers of structures are bits of the masks, so they are only ever added.
 create table label (number usmallint primary key, structure text not null unique);
+-- What attributes of kind text say; a series has the number, which is searched and counted faster.
+create table word (number uinteger not null, keyword text not null, value text not null);
 create table series (
     number uinteger not null,
     series_uid text not null,
@@ -82,10 +88,10 @@ VERSION = hashlib.sha256(TABLES.encode()).hexdigest()[:16]
 
 
 def _stored(keyword: str, kind: Kind) -> str:
-    """A column of `new_series` as it is stored: "" is null there, as NaN is of itself."""
+    """A column of `new_series` as it is stored: 0 and "" are null there, as NaN is of itself."""
     match kind:
         case "text":
-            return f"nullif(\"{keyword}\", '')"
+            return f'nullif("{keyword}", 0)'
         case "date":
             return f"try_cast(nullif(\"{keyword}\", '') as date)"
     return f'"{keyword}"'
@@ -112,6 +118,7 @@ from new_annotation order by structure, series
 #: them, and each structure's annotations together.
 IN_ORDER = """
 insert into label select * from tomodex.label;
+insert into word select * from tomodex.word;
 insert into series select * from tomodex.series order by "StudyDate" desc nulls last, series_uid;
 insert into annotation select * from tomodex.annotation order by structure, series;
 """
@@ -155,6 +162,21 @@ def labels(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
     return dict(db.execute("select structure, number from label").fetchall())
 
 
+def number_words(db: duckdb.DuckDBPyConnection, columns: Columns) -> Columns:
+    """The columns that are text as numbers of words, after new ones were given the next; "" is 0.
+
+    A series has a number where it had a text.
+    """
+    numbers = _words(db, {(k, value) for k in TEXTS for value in columns[k].tolist() if value})
+    return {
+        **columns,
+        **{
+            keyword: np.array([numbers.get((keyword, v), 0) for v in columns[keyword]], np.uint32)
+            for keyword in TEXTS
+        },
+    }
+
+
 def insert(db: duckdb.DuckDBPyConnection, batch: Sequence[AnnotatedSeries]) -> int:
     """Add series, in place of those with the same UIDs; return how many annotations.
 
@@ -168,11 +190,12 @@ def insert(db: duckdb.DuckDBPyConnection, batch: Sequence[AnnotatedSeries]) -> i
         "study": _numbered(db, "study", [a.series.study_uid for a in batch]),
         "patient": _numbered(db, "patient", [a.series.patient for a in batch]),
     }
-    delete(db, [annotated.series.series_uid for annotated in batch])
-    first = _next_number(db)
-    numbers = np.arange(first, first + len(batch), dtype=np.uint32)
-    insert_columns(db, INSERT_SERIES, "new_series", {**columns, "number": numbers})
-    rows = _annotations(shown, first, labelled)
+    uids = [annotated.series.series_uid for annotated in batch]
+    numbers = _series_numbers(db, uids)
+    delete(db, uids)
+    new = number_words(db, {**columns, "number": numbers})
+    insert_columns(db, INSERT_SERIES, "new_series", new)
+    rows = _annotations(shown, numbers, labelled)
     if len(rows["series"]):
         insert_columns(db, INSERT_ANNOTATIONS, "new_annotation", rows)
     return len(rows["series"])
@@ -180,22 +203,71 @@ def insert(db: duckdb.DuckDBPyConnection, batch: Sequence[AnnotatedSeries]) -> i
 
 def delete(db: duckdb.DuckDBPyConnection, series_uids: Sequence[str]) -> None:
     """Forget these series, if they are there."""
-    gone = {"keys": [key_of(uid) for uid in series_uids], "uids": list(series_uids)}
-    # Comparing keys is fast; two series could share one, so the UID decides.
-    found = db.execute(
-        """select number from series where series_key in (select unnest($keys::ubigint[]))
-        and series_uid in (select unnest($uids::text[]))""",
-        gone,
-    )
-    numbers = [number for (number,) in found.fetchall()]
+    numbers = list(_known_numbers(db, series_uids).values())
     if numbers:
         db.execute("delete from annotation where series in (select unnest(?))", [numbers])
-        db.execute("delete from series where number in (select unnest(?))", [numbers])
+        words = db.execute(
+            f"""delete from series where number in (select unnest(?))
+            returning [{", ".join(f'"{keyword}"' for keyword in TEXTS)}]""",
+            [numbers],
+        )
+        _forget_words(db, {word for (some,) in words.fetchall() for word in some if word})
 
 
-def _next_number(db: duckdb.DuckDBPyConnection) -> int:
-    ((number,),) = db.execute("select coalesce(max(number) + 1, 0) from series").fetchall()
-    return int(number)
+def _words(
+    db: duckdb.DuckDBPyConnection, wanted: set[tuple[str, str]]
+) -> Mapping[tuple[str, str], int]:
+    """The number of every text of an attribute."""
+    keywords, values = zip(*sorted(wanted), strict=True) if wanted else ((), ())
+    asked = {"keyword": _texts(keywords), "value": _texts(values)}
+    db.register("asked", asked)
+    known = db.execute("select keyword, value, number from word join asked using (keyword, value)")
+    numbers = {(keyword, value): number for keyword, value, number in known.fetchall()}
+    db.unregister("asked")
+    ((last,),) = db.execute("select coalesce(max(number), 0) from word").fetchall()
+    new = [
+        pair for pair in zip(asked["keyword"], asked["value"], strict=True) if pair not in numbers
+    ]
+    for number, (keyword, value) in enumerate(new, last + 1):
+        numbers[keyword, value] = number
+        db.execute("insert into word values (?, ?, ?)", [number, keyword, value])
+    return numbers
+
+
+def _forget_words(db: duckdb.DuckDBPyConnection, words: set[int]) -> None:
+    """Forget those of the words that no series has any more: they may tell of a person."""
+    for keyword in TEXTS:
+        kept = db.execute(
+            f'select distinct "{keyword}" from series where "{keyword}" in (select unnest($words))',
+            {"words": sorted(words)},
+        )
+        words = words - {word for (word,) in kept.fetchall()}
+    db.execute("delete from word where number in (select unnest($words))", {"words": sorted(words)})
+
+
+def _series_numbers(
+    db: duckdb.DuckDBPyConnection, series_uids: Sequence[str]
+) -> npt.NDArray[np.uint32]:
+    """The number of each series: the one it has in the index, or the next.
+
+    So numbers stay dense, which searches for places count on, however often all are indexed again.
+    """
+    known = _known_numbers(db, series_uids)
+    ((following,),) = db.execute("select coalesce(max(number) + 1, 0) from series").fetchall()
+    new = (uid for uid in series_uids if uid not in known)
+    numbers = {**known, **dict(zip(new, count(int(following)), strict=False))}
+    return np.array([numbers[uid] for uid in series_uids], np.uint32)
+
+
+def _known_numbers(db: duckdb.DuckDBPyConnection, series_uids: Sequence[str]) -> dict[str, int]:
+    # Comparing keys is fast; two series could share one, so the UID decides.
+    found = db.execute(
+        """select series_uid, number from series
+        where series_key in (select unnest($keys::ubigint[]))
+        and series_uid in (select unnest($uids::text[]))""",
+        {"keys": [key_of(uid) for uid in series_uids], "uids": list(series_uids)},
+    )
+    return dict(found.fetchall())
 
 
 def _numbered(
@@ -289,11 +361,13 @@ def _texts(values: Iterable[str]) -> npt.NDArray[np.object_]:
 
 
 def _annotations(
-    shown: Sequence[Mapping[str, Measurement]], first_number: int, numbers: Mapping[str, int]
+    shown: Sequence[Mapping[str, Measurement]],
+    series: npt.NDArray[np.uint32],
+    numbers: Mapping[str, int],
 ) -> Columns:
     rows = [
         (numbers[name], number, m.volume_ml, m.mean_hu, m.box_min_mm[2], m.box_max_mm[2])
-        for number, measurements in enumerate(shown, first_number)
+        for number, measurements in zip(series.tolist(), shown, strict=True)
         for name, m in measurements.items()
     ]
     whole = [m.complete for measurements in shown for m in measurements.values()]
