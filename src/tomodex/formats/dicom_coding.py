@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from tomodex.segmenters.dicomseg.naming import OURS
 from tomodex.terminology import SNOMED_SIDES, Structure
 
 _SIDES = {code: side.capitalize() for side, code in SNOMED_SIDES.items()}
-
-#: Scheme of our own names, for what no terminology has a code for.
-OURS = "99TOMODEX"
 
 
 class Coded(NamedTuple):
@@ -48,15 +46,7 @@ def coded(structure: Structure) -> CodedStructure:
 def _kind(structure: Structure) -> Coded:
     if structure.snomed_base:
         return _snomed(structure.snomed_base, structure.snomed_base_display)
-    # Code values have room for 16 characters, so the number of a name that is longer is kept.
-    return Coded(_short(structure.name), OURS, structure.display[:64])
-
-
-def _short(name: str) -> str:
-    """The same 16 characters for the same name; two names never share them."""
-    from hashlib import sha256
-
-    return name if len(name) <= 16 else f"{name[:7]}-{sha256(name.encode()).hexdigest()[:8]}"
+    return Coded(structure.name, OURS, structure.display[:64])
 
 
 def _snomed(value: str, display: str) -> Coded:

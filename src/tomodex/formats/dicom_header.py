@@ -18,6 +18,9 @@ from tomodex.header import read_header
 
 MANUFACTURER = "Tomodex"
 
+#: Characters of a Code Value; what is longer is a Long Code Value.
+_CODE_VALUE = 16
+
 #: Drawn once; another one would give every object a new UID.
 _NAMESPACE = uuid.UUID("8f6a3f5e-0a3c-4b57-9a0e-51f1c7d2b6a4")
 
@@ -193,9 +196,13 @@ def put_equipment(ds: Dataset) -> None:
 
 
 def code_item(value: str, scheme: str, meaning: str) -> Dataset:
-    """A coded entry (PS3.3 8.8), of a meaning of any length."""
+    """A coded entry (PS3.3 8.8), of a value and a meaning of any length."""
     item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator = value, scheme
+    if len(value) <= _CODE_VALUE:
+        item.CodeValue = value
+    else:
+        item.LongCodeValue = value
+    item.CodingSchemeDesignator = scheme
     item.CodeMeaning = meaning[:64]
     return item
 

@@ -19,6 +19,9 @@ ANATOMY = frozenset(
     }
 )
 
+#: Scheme of our own names, in what we wrote of structures that no terminology has a code for.
+OURS = "99TOMODEX"
+
 _SIDES: dict[tuple[str, str], Laterality] = {
     **{("SCT", code): side for side, code in SNOMED_SIDES.items()},
     ("SRT", "G-A101"): "left",
@@ -44,6 +47,8 @@ def name_segment(segment: Segment, terminology: Terminology) -> str | None:
     # Another modifier, such as "cortex", makes the type something smaller than it says.
     if kind is None or any(_key(modifier) not in _SIDES for modifier in modifiers):
         return None
+    if kind.scheme == OURS:
+        return kind.value if kind.value in terminology.structures else None
     side: Laterality = next((s for m in modifiers if (s := _SIDES[_key(m)])), "")
     found = terminology.find_code(kind.scheme, kind.value, side, region.value if region else "")
     if found or not _is_anatomy(segment):
