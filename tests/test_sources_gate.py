@@ -13,7 +13,7 @@ import pytest
 
 from tomodex.errors import Misconfigured, Suspended, Unavailable
 from tomodex.options import read_options
-from tomodex.sources.gate import Gate, GateOptions, suspensions
+from tomodex.sources.gate import Gate, GateOptions, NotReached, suspensions
 
 URL = "dimse://pacs:104/ARCHIVE"
 
@@ -110,6 +110,45 @@ def test_a_trial_that_never_ended_does_not_keep_the_archive_shut(tmp_path: Path)
     assert not passes(one)
     clock.now_s += 121
     assert passes(one)
+
+
+def test_where_nobody_was_reached_nothing_was_tried(tmp_path: Path) -> None:
+    clock = Clock()
+    one = gate(tmp_path, clock)
+    rests = []
+    for _ in range(4):
+        with pytest.raises(Suspended, match="nobody there") as suspended, one.passing():
+            raise NotReached(f"{URL} nobody there")
+        rests.append(round(suspended.value.until.timestamp() - clock()))
+        clock.now_s += rests[-1] + 1
+    assert rests == [5, 5, 30, 60]
+
+
+def test_a_suspension_names_its_archive_once(tmp_path: Path) -> None:
+    one = gate(tmp_path, Clock())
+    for _ in range(3):
+        with pytest.raises(Suspended), one.passing():
+            raise NotReached(f"{URL} cannot be reached")
+    with pytest.raises(Suspended) as suspended:
+        one.passing().__enter__()
+    assert str(suspended.value).count(URL) == 1
+    assert suspensions(tmp_path, Clock())[0].sentence == "cannot be reached"
+
+
+def test_nobody_waits_for_a_place_without_end(tmp_path: Path) -> None:
+    clock = Clock()
+    with gate(tmp_path, clock, "simultaneous=1").passing():
+        begin = clock()
+        with pytest.raises(Suspended, match="at most 1 at once") as suspended:
+            gate(tmp_path, clock, "simultaneous=1").passing().__enter__()
+        assert clock() - begin == pytest.approx(60, abs=1)
+        assert suspended.value.source == URL
+
+
+def test_locks_are_for_their_owner_alone(tmp_path: Path) -> None:
+    with gate(tmp_path, Clock()).passing():
+        (lock,) = [f for f in (tmp_path / "gates").iterdir() if f.suffix == ".lock"][:1]
+        assert lock.stat().st_mode & 0o777 == 0o600
 
 
 def test_another_error_does_not_count_against_the_archive(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from typing import IO
 
 from tomodex.errors import Misconfigured, Unavailable
 
@@ -21,7 +23,7 @@ def locked(folder: Path, name: str, taken: str) -> Iterator[None]:
     # Never removed: two processes could then each hold a lock of that name.
     file = folder / f"{sha256(name.encode()).hexdigest()[:12]}.lock"
     try:
-        held = file.open("ab")
+        held = open_lock(file)
     except OSError as refused:
         raise Misconfigured(f"cannot make {file}: {refused.strerror}") from refused
     with held:
@@ -30,6 +32,11 @@ def locked(folder: Path, name: str, taken: str) -> Iterator[None]:
         except BlockingIOError as busy:
             raise Unavailable(taken) from busy
         yield
+
+
+def open_lock(file: Path) -> IO[bytes]:
+    """A file to lock, made for its owner alone; it is never written to."""
+    return os.fdopen(os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600), "rb")
 
 
 def is_locked(folder: Path, name: str) -> bool:

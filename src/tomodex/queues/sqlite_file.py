@@ -13,6 +13,7 @@ from pathlib import Path
 import apsw
 
 from tomodex.errors import Misconfigured, TomodexError, Unavailable
+from tomodex.locks import open_lock
 from tomodex.probe import Probe, probe_room
 
 #: Older ones can corrupt a WAL file that two processes checkpoint at once (sqlite.org/wal.html).
@@ -313,7 +314,7 @@ def lock_file(file: str, name: str, busy_s: float) -> Iterator[None]:
     # Never removed: two processes could then each hold a lock of that name.
     path = Path(f"{file}-{sha256(name.encode()).hexdigest()[:12]}.lock")
     try:
-        held = path.open("ab")
+        held = open_lock(path)
     except OSError as refused:
         raise Misconfigured(f"cannot make {path}: {refused.strerror}") from refused
     with held:

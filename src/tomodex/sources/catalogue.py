@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -25,6 +25,8 @@ from tomodex.instance import SEGMENTATIONS, Instance
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
+
+BUSY_MS = 60_000
 
 #: Goes up when the reader reads something else or the tables change; the catalogue is then made
 #: again.
@@ -214,7 +216,7 @@ class Catalogue:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         self._path = path
         self._db = apsw.Connection(str(path))
-        self._db.set_busy_timeout(60_000)
+        self._db.set_busy_timeout(BUSY_MS)
         for pragma in ("synchronous = normal", "foreign_keys = on"):
             self._db.execute(f"pragma {pragma}")
         self._pseudonymize = lru_cache(maxsize=100_000)(pseudonymize)
@@ -243,12 +245,8 @@ class Catalogue:
 
         Of two at once, each would forget as gone what the other has just read.
         """
-        lock = os.open(f"{self._path}.lock", os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with _locked(self._path):
             yield
-        finally:
-            os.close(lock)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -425,6 +423,25 @@ class Catalogue:
         return tuple(row) if row is not None else (None,)
 
 
+def series_in(file: Path, patient: str) -> list[str]:
+    """The series of a patient, by pseudonym, in a catalogue that another may use."""
+    with named_errors(), closing(apsw.Connection(str(file))) as db:
+        db.set_busy_timeout(BUSY_MS)
+        sql = "select distinct series_uid from instance where patient = ?"
+        return [str(uid) for (uid,) in db.execute(sql, (patient,))]
+
+
+def forget_series(file: Path, series_uids: Iterable[str]) -> None:
+    """Take series out of a catalogue; their files stay known, and are not read again."""
+    with named_errors(), _locked(file), closing(apsw.Connection(str(file))) as db:
+        db.set_busy_timeout(BUSY_MS)
+        db.pragma("secure_delete", "on")
+        with db:
+            uids = [(uid,) for uid in series_uids]
+            db.executemany("delete from instance where series_uid = ?", uids)
+            db.execute("delete from shared where id not in (select shared from instance)")
+
+
 @contextmanager
 def named_errors() -> Iterator[None]:
     """Name SQLite's errors after what the catcher does; its bugs and ours stay what they are."""
@@ -443,6 +460,17 @@ def named_errors() -> Iterator[None]:
         ) from damaged
     except (apsw.CantOpenError, apsw.PermissionsError, apsw.ReadOnlyError, PermissionError) as no:
         raise Misconfigured(f"the folder's catalogue cannot be written: {no}") from no
+
+
+@contextmanager
+def _locked(catalogue: Path) -> Iterator[None]:
+    """Hold the lock of a catalogue; waits for another to be done."""
+    lock = os.open(f"{catalogue}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _path(folder: bytes, name: bytes) -> Path:

@@ -24,6 +24,7 @@ import apsw
 from pydantic import BeforeValidator, Field
 
 from tomodex.errors import Misconfigured, Suspended, Unavailable
+from tomodex.locks import open_lock
 from tomodex.options import Options
 
 #: So many failures in a row, of whatever process, and the archive is left alone.
@@ -36,8 +37,12 @@ LONGEST_REST_S = 3600.0
 #: How long the one process that tries again keeps the others waiting.
 TRIAL_S = 120.0
 
-#: How often to look for a free place among the simultaneous requests.
+#: How often to look for a free place among the simultaneous requests, and for how long at most.
 POLL_S = 0.05
+PLACE_S = 60.0
+
+#: How soon it may be asked again that could not be reached, or had no place.
+BREATH_S = 5.0
 
 SCHEMA = """
 create table if not exists gate (
@@ -54,6 +59,15 @@ create table if not exists closed (
 """
 
 HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", re.ASCII)
+
+
+class NotReached(Unavailable):
+    """Nobody was there: what was to be asked was not asked, and has nothing to do with it."""
+
+
+def was_tried(suspended: Suspended) -> bool:
+    """Whether an archive is left alone because it could not be reached just now."""
+    return isinstance(suspended.__cause__, NotReached)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +154,8 @@ class Gate:
         Unavailable inside counts against the archive, and success speaks for it.
 
         Raises:
-            Suspended: the archive is left alone for now; nothing was asked.
+            Suspended: the archive is left alone for now, could not be reached, or has no place for
+                one more request; nothing was asked.
         """
         self._require_hours()
         self._require_rest_over()
@@ -150,6 +165,9 @@ class Gate:
                 yield
             except Suspended:
                 raise
+            except NotReached as silent:
+                until = self._count_failure(str(silent))
+                raise Suspended(str(silent), source=self.url, until=until) from silent
             except Unavailable as unavailable:
                 self._count_failure(str(unavailable))
                 raise
@@ -208,19 +226,22 @@ class Gate:
         if next_s > now:
             self._sleep(next_s - now)
 
-    def _count_failure(self, sentence: str) -> None:
+    def _count_failure(self, sentence: str) -> datetime:
+        """Remember it; when the archive may be asked again."""
+        rest_s = BREATH_S
         with self._remembered() as db:
             failures: int = db.execute(
                 """insert into gate (url, failures, sentence) values (?, 1, ?)
                    on conflict (url) do update
                    set failures = failures + 1, sentence = excluded.sentence
                    returning failures""",
-                (self.url, sentence),
+                (self.url, sentence.removeprefix(f"{self.url} ")),
             ).get
             if failures >= PATIENCE:
                 rest_s = min(FIRST_REST_S * 2.0 ** min(failures - PATIENCE, 30), LONGEST_REST_S)
                 until_s = self._now() + rest_s
                 db.execute("update gate set until_s = ? where url = ?", (until_s, self.url))
+        return datetime.fromtimestamp(self._now() + rest_s, UTC)
 
     def _forget_failures(self) -> None:
         sql = """update gate set failures = 0, until_s = 0, sentence = ''
@@ -233,14 +254,26 @@ class Gate:
         """One of the simultaneous requests; the system frees it should this process die."""
         files = [f"{self._name}-{n}.lock" for n in range(self._options.simultaneous)]
         self._make_folder()
+        end = self._now() + PLACE_S
         while (held := self._first_free(files)) is None:
+            if self._now() >= end:
+                raise self._no_place()
             self._sleep(POLL_S)
         with held:
             yield
 
+    def _no_place(self) -> Suspended:
+        most = self._options.simultaneous
+        return Suspended(
+            f"{self.url} has been asked by {most} of at most {most} at once for {PLACE_S:.0f} s; "
+            "raise `simultaneous` if it stands more",
+            source=self.url,
+            until=datetime.fromtimestamp(self._now() + BREATH_S, UTC),
+        )
+
     def _first_free(self, files: list[str]) -> IO[bytes] | None:
         for name in files:
-            file = (self._folder / name).open("wb")
+            file = open_lock(self._folder / name)
             with suppress(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return file

@@ -275,6 +275,13 @@ class Spool:
         with named_errors(), self._db:
             self._db.execute("update series set changed_ns = 0 where series_uid = ?", (series_uid,))
 
+    def erase(self, series_uids: Iterable[str]) -> None:
+        """Remember nothing of these series any more."""
+        rows = [(series_uid,) for series_uid in series_uids]
+        with named_errors(), self._db:
+            self._db.executemany("delete from series where series_uid = ?", rows)
+            self._db.executemany("delete from reference where image = ?1 or by = ?1", rows)
+
     # --- which speak of which -------------------------------------------------------------------
 
     def refer(self, by: str, images: Iterable[str]) -> None:

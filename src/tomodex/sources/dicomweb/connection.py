@@ -31,7 +31,7 @@ from requests.auth import AuthBase, HTTPBasicAuth
 from tomodex.errors import Misconfigured, Suspended, Unavailable
 from tomodex.options import Secret, without_query
 from tomodex.sources.dicomweb.json_model import Json
-from tomodex.sources.gate import Gate, GateOptions
+from tomodex.sources.gate import Gate, GateOptions, NotReached
 from tomodex.sources.hosts import is_loopback
 
 #: Bytes of an answer in JSON, which is held in memory.
@@ -262,7 +262,8 @@ class Connection:
                 yield Answer(response.status_code, response.headers, chunks)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as wrong:
             # Not its own text: that repeats the address with all that was asked.
-            raise Unavailable(f"{self.url} {self._plain(wrong)}") from wrong
+            error = NotReached if _was_not_reached(wrong) else Unavailable
+            raise error(f"{self.url} {self._plain(wrong)}") from wrong
 
     def _chunks(self, raw: urllib3.HTTPResponse, end: float) -> Iterator[bytes]:
         while chunk := raw.read1(CHUNK, decode_content=True):
@@ -304,6 +305,14 @@ class Connection:
             where = f"{target.scheme}://{target.netloc}" if target.netloc else "elsewhere"
             sentence += f" and sends us to {where}; set the URL that it should be asked at"
         return Refused(f"{sentence}{_ADVICE.get(answer.status, '')}", answer.status)
+
+
+def _was_not_reached(wrong: Exception) -> bool:
+    """Whether there was no connection, so that nothing was asked."""
+    no_way = (requests.ConnectTimeout, requests.exceptions.SSLError, requests.exceptions.ProxyError)
+    reason = getattr(wrong.args[0], "reason", None) if wrong.args else None
+    refused = urllib3.exceptions.NewConnectionError
+    return isinstance(wrong, no_way) or isinstance(reason, refused)
 
 
 def _says_only_this_time(status: int) -> bool:

@@ -27,6 +27,7 @@ from pynetdicom.presentation import PresentationContext
 from tomodex.errors import Misconfigured, Unavailable
 from tomodex.sources.dimse.options import DimseOptions, Peer
 from tomodex.sources.dimse.statuses import PENDING, SUCCESS, describe_status
+from tomodex.sources.gate import NotReached
 
 VERIFICATION = "1.2.840.10008.1.1"
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"  #: Study Root Query/Retrieve
@@ -318,7 +319,8 @@ def associated(
     """An association with the PACS, released at the end, aborted if something went wrong.
 
     Raises:
-        Unavailable: it cannot be reached, refuses, or takes nothing of what is proposed.
+        NotReached: it cannot be reached, or refuses.
+        Unavailable: it takes nothing of what is proposed.
     """
     entity = AE(ae_title=peer.calling)
     entity.acse_timeout = entity.connection_timeout = options.connect_s
@@ -338,9 +340,13 @@ def associated(
                 evt_handlers=[*watch.handlers(), *handlers],
             )
         except OSError as unreachable:
-            raise Unavailable(f"{peer} cannot be reached: {unreachable.strerror}") from unreachable
+            raise NotReached(f"{peer} cannot be reached: {unreachable.strerror}") from unreachable
+        if association.rejected_contexts and not association.is_established:
+            raise Unavailable(
+                f"{peer} takes no request of the kind that is needed, from {peer.calling}"
+            )
         if not association.is_established:
-            raise Unavailable(_refusal(association, peer, options))
+            raise NotReached(_refusal(association, peer, options))
         association._reactor_checkpoint = cast(Event, _Checkpoint(association))
         try:
             yield Line(association, watch, peer)
@@ -385,8 +391,6 @@ def _refusal(association: Association, peer: Peer, options: DimseOptions) -> str
         known = _REJECTED.get((answer.result_source, answer.diagnostic))
         why = known.format(peer=peer) if known else f"{answer.result_str}, {answer.reason_str}"
         return f"{peer} refuses the association: {why}"
-    if association.rejected_contexts:
-        return f"{peer} takes no request of the kind that is needed, from {peer.calling}"
     why = _unreachable(peer, options) or "it does not answer as a DICOM node does"
     return f"{peer} cannot be reached: {why}"
 

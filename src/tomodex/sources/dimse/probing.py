@@ -20,7 +20,7 @@ from tomodex.sources.dimse.association import (
 )
 from tomodex.sources.dimse.options import DimseOptions, Peer
 from tomodex.sources.dimse.splitting import MOST, Limit
-from tomodex.sources.gate import Gate
+from tomodex.sources.gate import Gate, was_tried
 
 #: A certificate that ends sooner than this is worth a word.
 SOON = timedelta(days=30)
@@ -41,10 +41,10 @@ def probe_pacs(
             if VERIFICATION in offered:
                 line.echo()
             name = line.implementation or "a PACS without a name"
-    except Suspended as suspended:
-        yield _probe("C-ECHO", "doubtful", str(suspended), "look again then")
-        return
     except (Unavailable, Misconfigured) as refused:
+        if isinstance(refused, Suspended) and not was_tried(refused):
+            yield _probe("C-ECHO", "doubtful", str(refused), "look again then")
+            return
         advice = "check host, port, both AE titles, and that the PACS lists ours"
         yield _probe("C-ECHO", "wrong", str(refused), advice)
         return

@@ -15,6 +15,7 @@ from pynetdicom.presentation import AllStoragePresentationContexts, Presentation
 
 from tomodex.errors import Suspended, Unavailable
 from tomodex.instance import SEGMENTATIONS
+from tomodex.locks import open_lock
 from tomodex.pixels import TRANSFER_SYNTAXES, UNCOMPRESSED
 from tomodex.sources.dimse.association import (
     FIND,
@@ -210,7 +211,7 @@ class Retriever:
         self, places: Sequence[tuple[str, int]]
     ) -> tuple[tuple[str, int], IO[bytes]] | None:
         for place in places:
-            lock = (self._ports / f"{place[1]}.lock").open("wb")
+            lock = open_lock(self._ports / f"{place[1]}.lock")
             with suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return place, lock

@@ -33,6 +33,7 @@ from botocore.exceptions import (
     HTTPClientError,
     NoCredentialsError,
     PartialCredentialsError,
+    ProxyConnectionError,
     ReadTimeoutError,
     SSLError,
 )
@@ -40,7 +41,7 @@ from pydantic import Field
 
 from tomodex.errors import Misconfigured, Suspended, Unavailable
 from tomodex.options import Secret, without_query
-from tomodex.sources.gate import Gate, GateOptions
+from tomodex.sources.gate import Gate, GateOptions, NotReached
 from tomodex.sources.hosts import is_loopback
 
 #: Bytes that are received at once.
@@ -256,7 +257,8 @@ class Bucket:
                 )
             ) from missing
         except (BotoCoreError, urllib3.exceptions.HTTPError) as wrong:
-            raise Unavailable(f"{self.url} {self._plain(wrong)}") from wrong
+            error = NotReached if isinstance(wrong, _NO_WAY) else Unavailable
+            raise error(f"{self.url} {self._plain(wrong)}") from wrong
 
     def _client(self) -> Any:
         # Made when it is needed, and once. Threads may share it, but not make two from one session.
@@ -328,6 +330,9 @@ class Bucket:
         at = at if at.tzinfo else at.replace(tzinfo=UTC)
         self.clock_skew_s = abs((datetime.now(UTC) - at).total_seconds())
 
+
+#: There was no connection, so that nothing was asked.
+_NO_WAY = (EndpointConnectionError, ConnectTimeoutError, SSLError, ProxyConnectionError)
 
 _one_at_a_time = threading.Lock()
 
