@@ -6,7 +6,6 @@ SEG (TID 1411), else at the series by its UID and, where they are known, its ima
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -86,10 +85,12 @@ def measurement_report(
     evidence: Evidence,
     at: datetime,
 ) -> Dataset:
-    """The report of one series; the same result is the same object, by its UIDs.
+    """The report of one series in which something was found.
 
-    A series in which nothing was found has a report without measurements: that is a finding too.
-    A number that is none (NaN) is left out.
+    The same result is the same object, by its UIDs.
+
+    Raises:
+        ValueError: there is nothing to report, or a number is none (NaN).
     """
     facts = (annotated.series.series_uid, annotated.provenance.configuration)
     segs = tuple(seg.SOPInstanceUID for seg in evidence.segmentations)
@@ -242,8 +243,7 @@ def _measurements(annotation: Annotation, modality: str) -> Iterator[Measurement
         (_ATTENUATION, found.mean_hu, unit, _MEAN),
         (_ATTENUATION, found.sd_hu, unit, _SD),
     ):
-        if math.isfinite(value):
-            yield Measurement(name=name, value=_plain(value), unit=of, derivation=derivation)
+        yield Measurement(name=name, value=_plain(value), unit=of, derivation=derivation)
 
 
 def _plain(value: float) -> float:

@@ -50,7 +50,10 @@ class DicomFileSink:
 
     def write(self, annotated: Sequence[AnnotatedSeries]) -> None:
         for one in annotated:
-            _put(self._store, one, pseudonymous(one), Evidence())
+            if one.annotations:
+                _put(self._store, one, pseudonymous(one), Evidence())
+            else:
+                self.erase([one.series.series_uid])
 
     def erase(self, series_uids: Sequence[str]) -> None:
         for uid in series_uids:
@@ -83,13 +86,15 @@ class DicomArchiveSink:
         self._archive = cast(Archive, open_store(rest, state or Path(self._scratch.name)))
 
     def write(self, annotated: Sequence[AnnotatedSeries]) -> None:
-        """Send a report of each.
+        """Send a report of each in which something was found.
 
         Raises:
             Unavailable: the archive does not answer, or does not have the study (yet).
             Unsuitable: it refuses the report.
         """
         for one in annotated:
+            if not one.annotations:
+                continue
             subject, evidence = self._belongs(one)
             _put(self._archive, one, subject, evidence)
 
