@@ -13,6 +13,7 @@ from tomodex.web.cohorts import cohort_router
 from tomodex.web.dicomweb import dicomweb_router
 from tomodex.web.metrics import Metrics, add_metrics
 from tomodex.web.operations import operations_router
+from tomodex.web.pages.routes import add_pages
 from tomodex.web.saved import manifest_router, saved_router
 from tomodex.web.search import search_router
 from tomodex.web.segmentations import segmentations_router
@@ -41,4 +42,5 @@ def add_routes(app: FastAPI, settings: Settings, cohorts: Cohorts, queue: Queue)
     )
     for router in routers:
         app.include_router(router)
+    add_pages(app, cohorts)
     add_metrics(app, Metrics(queue, consumer_names(settings), partial(left_alone, settings)))

@@ -1,0 +1,255 @@
+"""The search page: a question, what it means, how much fits, and some of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tomodex.access import Asker
+from tomodex.chips import Chip
+from tomodex.cohorts import Cohorts, Counts
+from tomodex.errors import BadQuery
+from tomodex.search import Above, And, Below, Between, Hit, Not, Or, Seen, Shows, Term
+from tomodex.web.pages.body import View, views_of
+from tomodex.web.pages.edits import Question, question_of
+from tomodex.web.pages.refining import Section, regions_of, sections_of, wholeness_of
+from tomodex.web.pages.strip import Strip, strip_of
+
+#: Series on one page.
+PER_PAGE = 20
+
+#: Pages that can be turned to; who wants more takes a manifest.
+MOST_PAGES = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """A question that shows what can be asked."""
+
+    title: str
+    text: str
+    words: str
+
+
+#: The searches of the paper that Tomodex comes after, and two more.
+EXAMPLES = (
+    Example(
+        title="The whole sacrum of women aged 40 to 60",
+        text="sacrum complete and women 40-60 and slices <= 1.5 mm",
+        words="One bone, whole inside the image, in thin slices.",
+    ),
+    Example(
+        title="The left back muscle between heart and L1",
+        text="left autochthonous muscle between heart and L1",
+        words="One structure in the stretch between two others.",
+    ),
+    Example(
+        title="Whole kidneys without the lungs",
+        text="all kidney complete and not lung",
+        words="What is in the image, and what is not.",
+    ),
+    Example(
+        title="Everything from T12 to L5",
+        text="covers T12..L5",
+        words="A run of vertebrae, each of them whole.",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """One series that was found."""
+
+    hit: Hit
+    title: str  #: parts of the body, or what the header says of them
+    who: str  #: sex and age
+    how: str  #: slices, kernel, scanner
+    strip: Strip | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """Where this page is among the pages of hits."""
+
+    page: int
+    last: int
+    first_hit: int
+    last_hit: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wrong:
+    """Why a question cannot be answered, and questions that can be."""
+
+    sentence: str
+    before: str  #: of the question, up to the place that is wrong
+    there: str
+    after: str
+    offers: Sequence[tuple[str, str]]  #: (what was probably meant there, the question with it)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchPage:
+    """Everything that the page shows."""
+
+    text: str
+    examples: Sequence[Example]
+    views: Sequence[View]
+    chips: Sequence[Chip] = ()
+    counts: Counts | None = None  #: None: nothing was asked, or it was wrong
+    among: int | None = None
+    milliseconds: float | None = None
+    cards: Sequence[Card] = ()
+    turn: Turn | None = None
+    sections: Sequence[Section] = ()
+    regions: Sequence[Section] = ()
+    wrong: Wrong | None = None
+    python: str = ""
+
+
+def start_page(cohorts: Cohorts, asker: Asker) -> SearchPage:
+    """The page before anything was asked."""
+    nothing = Question(parts=())
+    return SearchPage(text="", examples=EXAMPLES, views=views_of(nothing, cohorts.terminology))
+
+
+def search_page(cohorts: Cohorts, asker: Asker, text: str, page: int, address: str) -> SearchPage:
+    """The answer to a question; what is wrong with it is on the page too."""
+    try:
+        return _answer(cohorts, asker, text, page, address)
+    except BadQuery as wrong:
+        begin = start_page(cohorts, asker)
+        return replace(begin, text=text, wrong=_wrong(text, wrong))
+
+
+def _answer(cohorts: Cohorts, asker: Asker, text: str, page: int, address: str) -> SearchPage:
+    query = cohorts.parse(text)
+    question, asked = question_of(query), asked_of(query.term)
+    shown = SearchPage(
+        text=text,
+        examples=(),
+        views=views_of(question, cohorts.terminology, asked),
+        chips=cohorts.chips(text),
+        python=python_of(text, address),
+    )
+    shown = _with_rows(shown, cohorts, asker, asked, page) if asker.may("rows") else shown
+    counts = shown.counts or cohorts.counts(asker, text)
+    shown = replace(shown, counts=counts)
+    if counts.series == 0 or counts.patients is None:
+        return shown
+    return replace(
+        shown,
+        sections=(
+            *wholeness_of(cohorts, asker, question),
+            *sections_of(cohorts, asker, question),
+        ),
+        regions=regions_of(cohorts, asker, question),
+    )
+
+
+def _with_rows(
+    shown: SearchPage, cohorts: Cohorts, asker: Asker, asked: frozenset[str], page: int
+) -> SearchPage:
+    offset = (min(page, MOST_PAGES) - 1) * PER_PAGE
+    found = cohorts.strips(asker, shown.text, PER_PAGE, offset)
+    series = found.counts.series or 0
+    return replace(
+        shown,
+        counts=found.counts,
+        among=found.among,
+        milliseconds=found.milliseconds,
+        cards=[
+            card_of(hit, found.seen.get(hit.series_uid, ()), asked, cohorts) for hit in found.hits
+        ],
+        turn=Turn(
+            page=offset // PER_PAGE + 1,
+            last=min(MOST_PAGES, max(1, -(-series // PER_PAGE))),
+            first_hit=offset + 1,
+            last_hit=offset + len(found.hits),
+        ),
+    )
+
+
+def card_of(hit: Hit, seen: Sequence[Seen], asked: frozenset[str], cohorts: Cohorts) -> Card:
+    """What to show of a series."""
+    scan = _numbers(hit, "scan_bottom_mm", "scan_top_mm")
+    strip = strip_of(seen, scan, asked, cohorts.terminology)
+    return Card(
+        hit=hit,
+        title=_title(hit, strip),
+        who=_who(hit),
+        how=" · ".join(_how(hit)),
+        strip=strip,
+    )
+
+
+def asked_of(term: Term | None) -> frozenset[str]:
+    """Every structure that a question asks for, landmarks too; not what must be missing."""
+    match term:
+        case And(terms=terms) | Or(terms=terms):
+            return frozenset().union(*map(asked_of, terms))
+        case Shows(structures=structures):
+            return frozenset(structures)
+        case Between(subject=subject, one=one, other=other):
+            return asked_of(subject) | asked_of(one) | asked_of(other)
+        case Above(subject=subject, landmark=landmark) | Below(subject=subject, landmark=landmark):
+            return asked_of(subject) | asked_of(landmark)
+        case Not() | None:
+            return frozenset()
+    return frozenset()
+
+
+def python_of(text: str, address: str) -> str:
+    """The same search for who programs."""
+    return (
+        "from tomodex.client import Index\n\n"
+        f"index = Index({address!r})\n"
+        f"found = index.search({text!r})\n"
+        "print(found.counts)\n"
+        "table = found.to_pandas()\n"
+    )
+
+
+def _wrong(text: str, wrong: BadQuery) -> Wrong:
+    start, end = wrong.place or (len(text), len(text))
+    sentence = str(wrong).partition("\n")[0]
+    offers = [(offer, text[:start] + offer + text[end:]) for offer in wrong.suggestions]
+    return Wrong(
+        sentence=sentence[0].upper() + sentence[1:],
+        before=text[:start],
+        there=text[start:end],
+        after=text[end:],
+        offers=offers if wrong.place else (),
+    )
+
+
+def _title(hit: Hit, strip: Strip | None) -> str:
+    words = strip.words if strip else ""
+    header = str(hit.attributes.get("BodyPartExamined", "")).replace("_", " ").lower()
+    title = words or header or str(hit.attributes.get("Modality", "Series"))
+    return title[:1].upper() + title[1:]
+
+
+def _who(hit: Hit) -> str:
+    sex, age = hit.attributes.get("PatientSex", ""), hit.attributes.get("PatientAge")
+    years = f"{int(age)}" if isinstance(age, float | int) else ""
+    return " ".join(filter(None, (str(sex), years)))
+
+
+def _how(hit: Hit) -> list[str]:
+    said = []
+    thickness = hit.attributes.get("SliceThickness")
+    if isinstance(thickness, float | int):
+        said.append(f"{thickness:g} mm")
+    keys = ("ConvolutionKernel", "ManufacturerModelName", "ContrastBolusAgent")
+    said += [str(hit.attributes[key]) for key in keys if hit.attributes.get(key)]
+    if hit.attributes.get("segmented") == "waiting":
+        said.append("not read yet")
+    return said
+
+
+def _numbers(hit: Hit, low: str, high: str) -> tuple[float, float] | None:
+    ends = hit.attributes.get(low), hit.attributes.get(high)
+    if isinstance(ends[0], float | int) and isinstance(ends[1], float | int):
+        return float(ends[0]), float(ends[1])
+    return None
