@@ -1,4 +1,4 @@
-"""The doors through which others bring series: settings of `tomodex receive` and `serve`."""
+"""The doors through which others bring series: settings of `tomodex receive`, `serve`, `bridge`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,16 @@ import re
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    field_validator,
+)
 
 from tomodex.options import Secret
 
@@ -56,6 +64,35 @@ class Receive(BaseModel):
     missing_s: float = Field(default=3600.0, gt=0)  #: the same where the archive has more
     keep_s: float = Field(default=3600.0, ge=0)  #: from a result to the removal from the spool
     lane: Literal["on-demand", "daily", "reindex", "backfill"] = "daily"
+
+
+class Bridge(BaseModel):
+    """The predecessor's topics in Kafka, by the names it gave them unless others are set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    servers: str = ""  #: brokers as host:port, with commas between them
+    tasks: str = "impetus.ct-indexer.index"  #: topic that tasks come from
+    results: str = "impetus.ct-indexer.index.results"  #: topic for what was found
+    errors: str = "medicsh.datalake.json.impax.ct-indexer.error"  #: topic for what failed
+    group: str = "impetus-ct-indexer-index-grp-0"  #: consumer group
+    labels: Literal["whole", "all"] = "whole"  #: as there, or with structures that are cut
+    store: str = ""  #: options of any bucket that a task names, as `s3:?endpoint=...`
+    lane: Literal["on-demand", "daily", "reindex", "backfill"] = "daily"
+    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    user: str = ""
+    password: Secret | None = None  #: where it is: file:/path or env:NAME
+    ca: Path | None = None  #: PEM file of who signs the brokers' certificates
+    certificate: Path | None = None  #: ours, PEM
+    key: Path | None = None  #: ours, PEM
+
+    @field_validator("store")
+    @classmethod
+    def _be_a_store(cls, url: str) -> str:
+        if url and not (url.startswith("s3:") and urlsplit(url).password is None):
+            raise ValueError("is the URL of an S3 store without a bucket, as s3:?endpoint=...")
+        return url
 
 
 class Serve(BaseModel):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
@@ -29,6 +29,9 @@ from tomodex.worker import Stop, bury_the_dead, run_workers
 
 log = logging.getLogger(__name__)
 
+#: What a process beside the workers does, by its name, until it is told to stop.
+Beside = Callable[[str, Stop], None]
+
 #: Name of the lock of a data folder that somebody runs on.
 LOCK = "run"
 
@@ -40,8 +43,8 @@ FIRST_REST_S = 30.0
 LONGEST_REST_S = 3600.0
 
 
-def run(settings: Settings) -> None:
-    """Work until this process is told to end.
+def run(settings: Settings, beside: Sequence[Beside] = ()) -> None:
+    """Work until this process is told to end, with these in processes of their own beside it.
 
     Raises:
         Unavailable: another process runs on this data folder, or the queue does not answer.
@@ -60,7 +63,7 @@ def run(settings: Settings) -> None:
             bury=queue.bury,
             finished=lambda: False,
             progress=delivery.now_and_then,
-            beside=[partial(be_lister, settings), partial(be_maker, settings)],
+            beside=[partial(be_lister, settings), partial(be_maker, settings), *beside],
         )
 
 

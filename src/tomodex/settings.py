@@ -25,7 +25,7 @@ from pydantic_settings import (
 )
 
 from tomodex.admission import Access
-from tomodex.doors import Receive, Serve
+from tomodex.doors import Bridge, Receive, Serve
 from tomodex.errors import Misconfigured
 from tomodex.schedule import read_schedule
 
@@ -127,6 +127,9 @@ class Settings(BaseSettings):
     )
     serve: Serve = Field(Serve(), description="`tomodex serve`: where it listens, and who may ask.")
     access: Access = Field(Access(), description="Who may ask, and what they may learn.")
+    bridge: Bridge = Field(
+        Bridge(), description="`tomodex bridge`: the IMPETUS CT Indexer's topics in Kafka."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "warning", description="What is written to stderr, as JSON lines."
     )

@@ -36,5 +36,11 @@ if [ ! -f "$opensearch/Node.class" ]; then
     javac -cp "$opensearch/*" -d "$opensearch" "$here/opensearch/Node.java"
 fi
 
-
 sh "$here/java/install.sh"
+
+kafka=$servers/kafka-4.1.0 # as in tests/servers/kafka.py
+if [ ! -f "$kafka/complete" ]; then
+    rm -rf "$kafka"
+    mvn --quiet --batch-mode --file "$here/kafka_broker/pom.xml" dependency:copy-dependencies -DoutputDirectory="$kafka"
+    touch "$kafka/complete"
+fi
