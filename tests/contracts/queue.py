@@ -55,6 +55,12 @@ def new(
     )
 
 
+def ordered(uid: str) -> NewTask:
+    """A series of which nothing but its UIDs is known, as it is ordered over HTTP."""
+    series = Series(series_uid=uid, study_uid="1", patient="", modality="")
+    return NewTask(series=series, source="folder:///archive", configuration="default")
+
+
 def annotated(series: Series, *, liver_ml: float = 1500.0, structures: int = 1) -> AnnotatedSeries:
     """A result as a worker makes it, with as many structures as asked."""
     return AnnotatedSeries(
@@ -222,6 +228,27 @@ class QueueContract:
         queue.put([new("1.2")])
         settle_next(queue)
         assert queue.put([new("1.2", fingerprint="")]) == 0
+
+    @pytest.mark.parametrize(
+        ("instances", "source", "changed"),
+        [(120, "folder:///archive", 0), (121, "folder:///archive", 1), (120, "dimse://pacs/A", 0)],
+    )
+    def test_a_series_that_was_ordered_by_its_uids_is_not_indexed_again_when_it_is_listed(
+        self, queue, instances, source, changed
+    ):
+        queue.put([ordered("1.2")])
+        settle_next(queue, annotated(ct("1.2", fingerprint="")))
+        listed = replace(ct("1.2"), instance_count=instances)
+        assert queue.put([replace(new("1.2"), series=listed, source=source)]) == changed
+        assert queue.put([replace(new("1.2"), series=listed, source=source)]) == 0
+        (state,) = queue.states("1.2")
+        assert state.status == ("ready" if changed else "completed")
+
+    def test_a_series_that_was_ordered_by_its_uids_is_indexed_again_when_it_changes(self, queue):
+        queue.put([ordered("1.2")])
+        settle_next(queue, annotated(ct("1.2", fingerprint="")))
+        queue.put([new("1.2")])
+        assert queue.put([new("1.2", fingerprint="b")]) == 1
 
     def test_a_series_that_changes_under_a_worker_is_done_again(self, queue):
         queue.put([new("1.2")])
@@ -682,6 +709,14 @@ class QueueContract:
         assert sorted(queue.known("folder:///archive", two_days)) == ["1.0", "1.1"]
         assert list(queue.known("dimse://pacs:104/A", two_days)) == ["2.1"]
         assert list(queue.known("s3://never-seen")) == []
+
+    def test_what_was_only_ordered_is_not_known_of_a_source_until_it_was_seen(self, queue):
+        queue.put([ordered("1.2"), ordered("1.3")])
+        assert list(queue.known("folder:///archive")) == []
+        settle_next(queue, annotated(ct("1.2", fingerprint="")))
+        assert list(queue.known("folder:///archive")) == ["1.2"]
+        queue.put([new("1.3")])
+        assert sorted(queue.known("folder:///archive")) == ["1.2", "1.3"]
 
     @pytest.mark.parametrize("fingerprint", ["a", "b"])
     def test_a_series_that_another_source_has_too_is_left_to_it(self, queue, fingerprint):

@@ -149,7 +149,8 @@ class Queue(Protocol):
         but a waiting one moves up if the new lane is more urgent, and one that only discovery has
         rejected takes discovery's new judgement. One whose fingerprint changed starts anew, but
         not where it was indexed and another source has no more instances of it: a partial copy
-        must not take the place of the whole.
+        must not take the place of the whole. One that was put without a fingerprint, and indexed,
+        takes the first that its source gives, if there are as many instances as were indexed.
 
         What a wanted task says it has `listed` enters the results feed at once, but not in the
         place of a result that somebody worked for.
@@ -215,7 +216,10 @@ class Queue(Protocol):
         """What `consumer` could not take, newest first, of the results that still stand."""
 
     def known(self, source: str, window: Window | None = None) -> Iterator[str]:
-        """Series that a source has listed, all or those of its studies in a window."""
+        """Series that a source has listed, all or those of its studies in a window.
+
+        What was put by its UIDs alone, without a modality, counts once it was indexed or rejected.
+        """
 
     def withdraw(self, series_uid: str, source: str = "", sentence: str = "") -> bool:
         """Forget a series that the archive no longer has; the feed gets a tombstone.

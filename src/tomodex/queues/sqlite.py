@@ -167,6 +167,7 @@ class SqliteQueue:
         facts["source_id"] = sources[row.source]
         if db.execute(say.SOURCE_OF, facts).get not in (None, facts["source_id"]):
             db.execute(say.ELSEWHERE, facts)
+        db.execute(say.ADOPT, facts)
         db.execute(say.PUT, facts)
         if not db.changes():
             db.execute(say.MOVE_UP, facts)
@@ -329,7 +330,9 @@ class SqliteQueue:
             db.execute(say.SETTLE, {"id": task.id, "token": task.token, **asdict(verdict)})
             if not db.changes():
                 return False
-            if document is not None:
+            if isinstance(outcome, AnnotatedSeries) and document is not None:
+                counted = {"id": task.id, "instances": outcome.series.instance_count}
+                db.execute(say.COUNTED, counted)
                 self._publish(db, uid, task.configuration, document)
             elif verdict.status == "rejected":
                 self._retract(db, uid, task.configuration)

@@ -20,6 +20,15 @@ where ((excluded.fingerprint <> '' and excluded.fingerprint <> fingerprint)
         <= coalesce(series ->> '$.instance_count', 0))
 """
 
+#: A series that was ordered by its UIDs alone, and indexed, is told apart by what its archive lists
+#: from then on; unless the archive has another number of instances by now.
+ADOPT = """
+update task set fingerprint = :fingerprint, series = :series, study_date = :study_date
+where series_uid = :series_uid and configuration = :configuration and source_id = :source_id
+    and fingerprint = '' and :fingerprint <> '' and status = 'completed' and :status = 'ready'
+    and series ->> '$.instance_count' = :series ->> '$.instance_count'
+"""
+
 MOVE_UP = """
 update task set lane = :lane
 where series_uid = :series_uid and configuration = :configuration
@@ -116,6 +125,11 @@ update task set status = :status, due_ms = :due_ms, reason = :reason, sentence =
 where id = :id and token = :token
 """
 
+COUNTED = """
+update task set series = json_set(series, '$.instance_count', :instances)
+where id = :id and fingerprint = ''
+"""
+
 GIVE_BACK = """
 update task set status = 'ready', due_ms = 0, attempt = attempt - 1, token = 0, worker = '',
     reason = '', sentence = '', updated_ms = :now
@@ -155,9 +169,11 @@ select series_uid, iif(column1, source_id, :source_id) from task cross join (val
 where series_uid = :series_uid and configuration = :configuration and source_id <> :source_id
 """
 
+#: What was only ordered, by its UIDs, is not missed until it was seen.
 KNOWN = """
 select study_date, id, series_uid from task indexed by task_date
 where source_id = :source_id and study_date <= :last and (study_date, id) > (:date, :id)
+    and (status in ('completed', 'rejected') or series ->> '$.modality' <> '')
     and not exists (select 1 from task as other where other.series_uid = task.series_uid
                     and other.configuration < task.configuration)
 order by study_date, id limit :page
