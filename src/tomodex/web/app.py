@@ -100,7 +100,8 @@ def _guard(app: FastAPI, guard: Guard) -> None:
             response = await go_on(request)
         except Refused as refused:
             response = to_login(request) if wants_login(request, refused) else problem(refused)
-        response.headers.update(HEADERS)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)  # pages have a policy of their own
         facts = {
             "method": request.method,
             "path": request.url.path[:200],
