@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Annotated, Any
 
 import orjson
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tomodex.access import Asker
 from tomodex.web.guard import asker_of
-from tomodex.web.problems import MEDIA_TYPE
+from tomodex.web.problems import described
 
 JSON = "application/json"
 
@@ -42,36 +42,12 @@ def shown(example: object, **more: Any) -> dict[int | str, dict[str, Any]]:
     return {200: {**good, **more}, 400: BAD_QUERY, 403: FORBIDDEN}
 
 
-def _problem(description: str, example: Mapping[str, object]) -> dict[str, Any]:
-    return {"description": description, "content": {MEDIA_TYPE: {"example": example}}}
-
-
-BAD_QUERY = _problem(
-    "The question cannot be understood",
-    {
-        "type": "urn:tomodex:problem:bad-query",
-        "title": "Bad Request",
-        "status": 400,
-        "detail": "no structure is called 'sacrun'\n  sacrun\n  ^^^^^^\ndid you mean: sacrum?",
-        "place": [0, 6],
-        "suggestions": ["sacrum"],
-    },
+BAD_QUERY = described(
+    HTTPStatus.BAD_REQUEST,
+    "bad-query",
+    "no structure is called 'sacrun'\n  sacrun\n  ^^^^^^\ndid you mean: sacrum?",
+    place=[0, 6],
+    suggestions=["sacrum"],
 )
-FORBIDDEN = _problem(
-    "Who asks may not",
-    {
-        "type": "urn:tomodex:problem:forbidden",
-        "title": "Forbidden",
-        "status": 403,
-        "detail": "only a researcher or steward may do that",
-    },
-)
-NOT_THERE = _problem(
-    "It is not known",
-    {
-        "type": "urn:tomodex:problem:not-there",
-        "title": "Not Found",
-        "status": 404,
-        "detail": "no series 1.2.3 is known",
-    },
-)
+FORBIDDEN = described(HTTPStatus.FORBIDDEN, "forbidden", "only a researcher or steward may do that")
+NOT_THERE = described(HTTPStatus.NOT_FOUND, "not-there", "no series 1.2.3 is known")

@@ -19,7 +19,7 @@ from tomodex.selection import load_rules
 from tomodex.settings import Settings
 from tomodex.web.guard import Guard, Patience
 from tomodex.web.login import login_router, to_login, wants_login
-from tomodex.web.problems import Refused, answer_problems, problem
+from tomodex.web.problems import PROBLEMS, Refused, answer_problems, problem
 from tomodex.web.routes import add_routes
 from tomodex.web.sessions import Sessions
 from tomodex.web.tasks import MOST_BODY_BYTES, tasks_router
@@ -65,6 +65,7 @@ def make_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         max_body_size=MOST_BODY_BYTES,
+        responses=dict(PROBLEMS),
     )
     answer_problems(app)
     _guard(app, Guard(askers, sessions, Patience(settings.serve.per_second)))

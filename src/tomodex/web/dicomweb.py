@@ -19,7 +19,7 @@ from tomodex.search import Has, Hit
 from tomodex.web.answers import BAD_QUERY, FORBIDDEN, JSON, Asking
 from tomodex.web.matching import KEYWORDS, Matching, asked, matching_of
 from tomodex.web.orders import Uid
-from tomodex.web.problems import Refused
+from tomodex.web.problems import Refused, described
 
 DICOM_JSON = "application/dicom+json"
 
@@ -58,7 +58,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     204: {"description": "None matches"},
     400: BAD_QUERY,
     403: FORBIDDEN,
-    406: {"description": "Only application/dicom+json is offered"},
+    406: described(HTTPStatus.NOT_ACCEPTABLE, "media-type", f"only {DICOM_JSON} is offered"),
 }
 _EXTRA = {
     "parameters": [
@@ -77,7 +77,7 @@ OurQuery = Annotated[str, Query(description="In our search language; all else mu
 Limit = Annotated[int, Query(ge=0, description=f"At most so many, and {MOST_ROWS:,}.")]
 Offset = Annotated[int, Query(ge=0, le=2**31, description="Skip so many.")]
 Include = Annotated[
-    list[str] | None, Query(description="Further attributes by keyword or tag, or all.")
+    tuple[str, ...], Query(description="Further attributes by keyword or tag, or all.")
 ]
 
 
@@ -97,7 +97,7 @@ def dicomweb_router(cohorts: Cohorts) -> APIRouter:
         query: OurQuery = "",
         limit: Limit = FEW,
         offset: Offset = 0,
-        includefield: Include = None,
+        includefield: Include = (),
     ) -> Response:
         """All series, newest study first."""
         return _search(cohorts, request, asker, query, (limit, offset))
@@ -110,7 +110,7 @@ def dicomweb_router(cohorts: Cohorts) -> APIRouter:
         query: OurQuery = "",
         limit: Limit = FEW,
         offset: Offset = 0,
-        includefield: Include = None,
+        includefield: Include = (),
     ) -> Response:
         """Those of one study alone."""
         return _search(cohorts, request, asker, query, (limit, offset), study_uid)

@@ -11,7 +11,7 @@ Its patient number is not kept: headers say whose the images are, as everywhere 
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
@@ -114,3 +114,18 @@ def as_order(settings: Settings, order: Order | PredecessorOrder) -> Order:
     except BadQuery as unknown:
         sentence = str(unknown)
         raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, "unknown-source", sentence) from unknown
+
+
+def schema_of(kind: type[BaseModel]) -> dict[str, Any]:
+    """The JSON Schema of an order, whole: OpenAPI finds its own parts elsewhere."""
+    schema = kind.model_json_schema()
+    parts = schema.pop("$defs", {})
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, dict):
+            named = value.get("$ref", "").removeprefix("#/$defs/")
+            return whole(parts[named]) if named else {k: whole(v) for k, v in value.items()}
+        return [whole(one) for one in value] if isinstance(value, list) else value
+
+    found: dict[str, Any] = whole(schema)
+    return found

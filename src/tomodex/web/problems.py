@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -30,6 +31,32 @@ RETRY_S = 30
 
 MEDIA_TYPE = "application/problem+json"
 
+#: What OpenAPI says of every problem.
+SCHEMA = {
+    "title": "Problem",
+    "description": "RFC 9457; `type` tells problems apart.",
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string", "format": "uri"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "place": {
+            "description": "First and last character of what is wrong in a question.",
+            "anyOf": [
+                {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2},
+                {"type": "null"},
+            ],
+        },
+        "suggestions": {
+            "description": "What was probably meant.",
+            "type": "array",
+            "items": {"type": "string"},
+        },
+    },
+}
+
 
 class Refused(Exception):
     """What was asked is not done; the sentence is for who asked."""
@@ -52,14 +79,36 @@ class Refused(Exception):
 
 def problem(refused: Refused) -> JSONResponse:
     """The answer for something that is refused."""
-    content = {
+    return JSONResponse(content_of(refused), refused.status, refused.headers, MEDIA_TYPE)
+
+
+def content_of(refused: Refused) -> dict[str, object]:
+    """The members of a problem."""
+    return {
         "type": f"urn:tomodex:problem:{refused.kind}",
         "title": refused.status.phrase,
         "status": refused.status.value,
         "detail": refused.sentence,
         **refused.more,
     }
-    return JSONResponse(content, refused.status, refused.headers, MEDIA_TYPE)
+
+
+def described(status: HTTPStatus, kind: str, sentence: str, **more: object) -> dict[str, Any]:
+    """What OpenAPI says of a problem that a route may answer with."""
+    refused = Refused(status, kind, sentence, None, **more)
+    content = {"schema": SCHEMA, "example": content_of(refused)}
+    return {"description": status.phrase, "content": {MEDIA_TYPE: content}}
+
+
+#: What any route may answer.
+PROBLEMS: Mapping[int | str, dict[str, Any]] = {
+    400: described(HTTPStatus.BAD_REQUEST, "http", "There was an error parsing the body"),
+    401: described(HTTPStatus.UNAUTHORIZED, "token", "send the token, as Authorization: ..."),
+    413: {"description": "The body is too long"},
+    422: described(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", "body.limit: should be less"),
+    429: described(HTTPStatus.TOO_MANY_REQUESTS, "too-often", "at most 50 requests a second"),
+    503: described(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", "the queue does not answer"),
+}
 
 
 def answer_problems(app: FastAPI) -> None:

@@ -19,9 +19,10 @@ from tomodex.queues import Lane, NewTask, Queue, Status, TaskState
 from tomodex.selection import Rules
 from tomodex.series import Series
 from tomodex.settings import Settings
+from tomodex.web.answers import FORBIDDEN, NOT_THERE
 from tomodex.web.guard import permit
-from tomodex.web.orders import AnyOrder, Order, PredecessorOrder, Uid, as_order
-from tomodex.web.problems import MEDIA_TYPE, RETRY_S, Refused
+from tomodex.web.orders import AnyOrder, Order, PredecessorOrder, Uid, as_order, schema_of
+from tomodex.web.problems import RETRY_S, Refused, described
 from tomodex.wiring import source_of
 
 #: A page of 10,000 of the predecessor's tasks has 2.5 MB.
@@ -80,7 +81,9 @@ class Again(BaseModel):
     ready: int
 
 
-PROBLEM = {"description": "Problem (RFC 9457)", "content": {MEDIA_TYPE: {}}}
+UNKNOWN = described(HTTPStatus.NOT_FOUND, "unknown-task", "no task for the series 1.2.3")
+WRONG_TYPE = described(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "media-type", f"send {JSON}")
+NO_MASKS = described(HTTPStatus.NOT_IMPLEMENTED, "masks-not-offered", "masks are not made yet")
 EXAMPLES = {
     "ours": {
         "summary": "A series of a configured source",
@@ -103,11 +106,16 @@ EXAMPLES = {
         },
     },
 }
+ONE = {"anyOf": [schema_of(Order), schema_of(PredecessorOrder)]}
+MANY = {"type": "array", "items": ONE, "minItems": 1, "maxItems": MOST_ORDERS}
 #: The body is read by us, as it may be one order, a list, or a line each.
 BODY = {
     "requestBody": {
         "required": True,
-        "content": {JSON: {"schema": {}, "examples": EXAMPLES}, NDJSON: {"schema": {}}},
+        "content": {
+            JSON: {"schema": {"anyOf": [ONE, MANY]}, "examples": EXAMPLES},
+            NDJSON: {"schema": {"type": "string", "description": "One order a line."}},
+        },
     }
 }
 
@@ -124,7 +132,7 @@ def tasks_router(settings: Settings, queue: Queue, rules: Rules) -> APIRouter:
         "",
         status_code=HTTPStatus.ACCEPTED,
         response_model=Accepted,
-        responses={404: PROBLEM, 415: PROBLEM, 422: PROBLEM, 501: PROBLEM, 503: PROBLEM},
+        responses={403: FORBIDDEN, 404: NOT_THERE, 415: WRONG_TYPE, 501: NO_MASKS},
         openapi_extra=BODY,
         dependencies=[Depends(permit("order"))],
         summary="Order series to be indexed",
@@ -138,7 +146,12 @@ def tasks_router(settings: Settings, queue: Queue, rules: Rules) -> APIRouter:
             response.headers["Location"] = f"/v1/tasks/{accepted.tasks[0].id}"
         return accepted
 
-    @router.get("", dependencies=operating, summary="Find tasks by what became of them")
+    @router.get(
+        "",
+        responses={403: FORBIDDEN},
+        dependencies=operating,
+        summary="Find tasks by what became of them",
+    )
     def find(
         status: Annotated[Status, Query()] = "failed",
         reason: Annotated[str, Query(max_length=100)] = "",
@@ -149,7 +162,7 @@ def tasks_router(settings: Settings, queue: Queue, rules: Rules) -> APIRouter:
 
     @router.get(
         "/{series_uid}",
-        responses={404: PROBLEM},
+        responses={403: FORBIDDEN, 404: UNKNOWN},
         dependencies=operating,
         summary="See what became of a series",
     )
@@ -157,7 +170,12 @@ def tasks_router(settings: Settings, queue: Queue, rules: Rules) -> APIRouter:
         """By its Series Instance UID."""
         return state_of(queue, series_uid, settings.configuration)
 
-    @router.post("/retry", dependencies=operating, summary="Have tasks tried again")
+    @router.post(
+        "/retry",
+        responses={403: FORBIDDEN},
+        dependencies=operating,
+        summary="Have tasks tried again",
+    )
     def retry(
         status: Annotated[Literal["failed", "rejected"], Query()] = "failed",
         reason: Annotated[str, Query(max_length=100)] = "",
