@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ import trustme
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from tests.annotated import ONE
+from tests.annotated import LIVER, ONE, SPLEEN
 from tomodex.annotation import AnnotatedSeries
 from tomodex.errors import Misconfigured, Unavailable, Unsuitable
 from tomodex.options import read_options
@@ -150,10 +151,38 @@ def test_observations_are_sent_on_request(server: Server) -> None:
     assert len(server.resources("Observation")) == 2
 
 
+@pytest.mark.parametrize("mode", ["put", "conditional"])
+def test_a_number_of_a_structure_that_is_seen_no_longer_is_taken_away(
+    server: Server, mode: str
+) -> None:
+    one = sink(server, f"observations=yes&mode={mode}")
+    one.write([replace(ONE, annotations=(LIVER, SPLEEN))])
+    one.write([ONE])
+    assert deletions(server.sent[-1]) == ["Observation", "Observation"]
+    one.erase(["1.2.3"])
+    assert sorted(deletions(server.sent[-1])) == [
+        "BodyStructure",
+        "ImagingStudy",
+        "Observation",
+        "Observation",
+        "Provenance",
+    ]
+
+
+def test_by_conditions_an_observation_refers_to_what_comes_with_it(server: Server) -> None:
+    sink(server, "observations=yes&mode=conditional").write([ONE])
+    (bundle,) = server.sent
+    there = {entry["fullUrl"] for entry in bundle["entry"]}
+    for one in server.resources("Observation"):
+        assert one["subject"]["reference"] in there
+        assert one["partOf"][0]["reference"] in there
+        assert one["device"]["reference"] in there
+
+
 def deletions(bundle: dict[str, Any]) -> list[str]:
     requests = [entry["request"] for entry in bundle["entry"]]
     return [
-        request["url"].partition("/")[0] for request in requests if request["method"] == "DELETE"
+        re.split("[/?]", request["url"])[0] for request in requests if request["method"] == "DELETE"
     ]
 
 

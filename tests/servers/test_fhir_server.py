@@ -73,9 +73,9 @@ def indexed_anew(annotated: AnnotatedSeries) -> AnnotatedSeries:
 
 
 def send(
-    server: FhirServer, mode: str, archive: Sequence[AnnotatedSeries], state: Path | None = None
+    server: FhirServer, mode: str, archive: Sequence[AnnotatedSeries], more: str = ""
 ) -> FhirSink:
-    sink = FhirSink(f"fhir+{server.url}?mode={mode}&tries=1", state)
+    sink = FhirSink(f"fhir+{server.url}?mode={mode}&tries=1{more}")
     sink.write(archive)
     return sink
 
@@ -143,6 +143,19 @@ def test_a_series_that_shows_nothing_in_a_new_run_is_found_no_more(
     sink.write([empty])
     assert fhir_server.found(f"BodyStructure?identifier={annotation_of(one)}") == []
     assert counts(fhir_server) == formula([empty, series(3)])
+
+
+@MODES
+def test_observations_come_and_go_with_what_they_were_measured_in(
+    fhir_server: FhirServer, mode: str
+) -> None:
+    one = series(2)
+    sink = send(fhir_server, mode, [one, one], "&observations=yes")
+    assert fhir_server.count("Observation") == 2 * len(one.annotations) > 2
+    sink.write([replace(indexed_anew(one), annotations=one.annotations[:1])])
+    assert fhir_server.count("Observation") == 2
+    sink.erase([one.series.series_uid])
+    assert fhir_server.count("Observation") == fhir_server.count("ImagingStudy") == 0
 
 
 @MODES

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tools.render_ig import example_resources
 
 from tests.annotated import LIVER, ONE, SPLEEN
+from tests.fhir_mutants import HAPI, MUTANTS, Mutant, good
 from tests.servers.fhir import Validator
 from tomodex.annotation import Annotation
 from tomodex.formats.fhir import (
@@ -93,3 +94,15 @@ def test_whatever_a_header_says_the_bundle_is_valid(
     )
     bundle = transaction(annotated, [indexed_series(annotated), *others], OURS, mode)
     assert validator.errors(json.loads(json.dumps(bundle, allow_nan=False))) == []
+
+
+def test_a_good_transaction_is_valid(validator: Validator) -> None:
+    assert validator.errors(good()) == []
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_hapi_notices_the_mistakes_that_the_table_says(
+    validator: Validator, mutant: Mutant
+) -> None:
+    found = validator.errors(mutant.made())
+    assert (HAPI in mutant.noticed_by) == bool(found), found

@@ -4,13 +4,14 @@ naming.py      systems, canonical URLs and ids that are the same on every machin
 resources.py   Patient, ImagingStudy, BodyStructure, Device, Provenance
 observing.py   Observations, one for each number, for those who ask
 bundle.py      a transaction, by id or by conditions
+checking.py    whether it is what our profiles say, before it is sent; shapes.py: of each element
 
 What is filled from where, and why: docs/reference/fhir.md.
 """
 
 from __future__ import annotations
 
-from tomodex.formats.fhir.bundle import WriteMode, transaction, withdrawal
+from tomodex.formats.fhir.bundle import WriteMode, deletion, told_of, transaction, withdrawal
 from tomodex.formats.fhir.naming import Naming
 from tomodex.formats.fhir.observing import observations
 from tomodex.formats.fhir.resources import (
@@ -33,6 +34,7 @@ __all__ = [
     "Study",
     "WriteMode",
     "body_structure",
+    "deletion",
     "device",
     "imaging_study",
     "indexed_series",
@@ -40,6 +42,7 @@ __all__ = [
     "patient",
     "provenance",
     "study_of",
+    "told_of",
     "transaction",
     "withdrawal",
 ]

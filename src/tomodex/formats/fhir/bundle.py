@@ -7,7 +7,7 @@ gives the ids; not every server resolves references to what it has not just made
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -42,16 +42,18 @@ def transaction(
     study: Sequence[IndexedSeries],
     naming: Naming,
     mode: WriteMode = "put",
+    more: Iterable[Resource] = (),
 ) -> Resource:
     """A Bundle of two to five resources: a series that is not segmented yet has no run to tell of.
 
     Args:
         study: every indexed series of the same study, this one included.
+        more: resources that refer to these, such as `observations`.
 
     Raises:
         Unsuitable: a UID is none that FHIR takes.
     """
-    resources = resources_of(annotated, study, naming)
+    resources = [*resources_of(annotated, study, naming), *more]
     if mode == "put":
         entries = [put_entry(one, naming) for one in resources]
     else:
@@ -66,7 +68,7 @@ def withdrawal(
     study: Study,
     series_uid: str,
     rest: Sequence[IndexedSeries],
-    provenance_ids: Sequence[str],
+    made: Sequence[str],
     naming: Naming,
     mode: WriteMode = "put",
 ) -> Resource:
@@ -74,9 +76,9 @@ def withdrawal(
 
     Args:
         rest: the other indexed series of the study; without any, the ImagingStudy goes too.
-        provenance_ids: those of every run on the series, which would point at nothing.
+        made: what `told_of` says of every transaction of the series, which would point at nothing.
     """
-    gone = [f"Provenance/{one}" for one in provenance_ids]
+    gone = list(made)
     if mode == "put":
         gone.append(f"BodyStructure/{body_structure_id(series_uid, naming)}")
     else:
@@ -93,8 +95,25 @@ def withdrawal(
     else:
         system, value = "urn:dicom:uid", f"urn:oid:{study.study_uid}"
         gone.insert(0, f"ImagingStudy?{_condition_of(system, value)}")
-    deletions = [{"request": {"method": "DELETE", "url": url}} for url in gone]
-    return {"resourceType": "Bundle", "type": "transaction", "entry": [*deletions, *entries]}
+    return {
+        "resourceType": "Bundle",
+        "type": "transaction",
+        "entry": [*map(deletion, gone), *entries],
+    }
+
+
+def deletion(url: str) -> Resource:
+    """The part of a transaction that takes away what is at `url`, or what a condition finds."""
+    return {"request": {"method": "DELETE", "url": url}}
+
+
+def told_of(bundle: Resource) -> list[str]:
+    """Where a server has what a transaction tells of a series: its run, and its Observations."""
+    return [
+        entry["request"]["url"]
+        for entry in bundle["entry"]
+        if entry.get("resource", {}).get("resourceType") in ("Provenance", "Observation")
+    ]
 
 
 def _alone(

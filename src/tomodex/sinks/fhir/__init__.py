@@ -20,12 +20,14 @@ from tomodex.errors import Misconfigured, Unavailable, Unsuitable
 from tomodex.formats.fhir import (
     Naming,
     Resource,
+    deletion,
     indexed_series,
     observations,
+    told_of,
     transaction,
     withdrawal,
 )
-from tomodex.formats.fhir.bundle import put_entry
+from tomodex.formats.fhir.checking import check_transaction
 from tomodex.options import read_options, without_query
 from tomodex.probe import Probe
 from tomodex.sinks.fhir.memory import Memory
@@ -75,9 +77,7 @@ class FhirSink:
                 if self._shows_no_more(one):
                     # A server keeps what Provenances point at, and would go on finding it.
                     self._erase(one.series.series_uid)
-                bundle = self._bundle(one)
-                self._send(bundle)
-                self._memory.remember(one, _runs(bundle))
+                self._write(one)
 
     def erase(self, series_uids: Sequence[str]) -> None:
         """Take these out of their studies, and what was said of them away."""
@@ -127,22 +127,29 @@ class FhirSink:
         known = self._memory.study(one.series.study_uid).get(one.series.series_uid)
         return known is not None and known.shows_structures and not one.annotations
 
-    def _bundle(self, one: AnnotatedSeries) -> Resource:
-        """What is sent of a series, with what was sent of the others of its study."""
+    def _write(self, one: AnnotatedSeries) -> None:
+        """Send a series, with what was sent of the others of its study."""
         known = self._memory.study(one.series.study_uid)
         study = {**known, one.series.series_uid: indexed_series(one)}
-        bundle = transaction(one, tuple(study.values()), self._naming, self._options.mode)
-        if self._options.observations == "yes":
-            bundle["entry"] += [put_entry(o, self._naming) for o in observations(one, self._naming)]
-        return bundle
+        numbers = observations(one, self._naming) if self._options.observations == "yes" else ()
+        naming, mode = self._naming, self._options.mode
+        bundle = transaction(one, tuple(study.values()), naming, mode, numbers)
+        told = told_of(bundle)
+        _, before = self._memory.series(one.series.series_uid) or (None, [])
+        # Runs stay for good; a number of a structure that is seen no longer does not.
+        stale = [url for url in before if url.startswith("Observation") and url not in told]
+        bundle["entry"] += map(deletion, stale)
+        check_transaction(bundle, naming)
+        self._send(bundle)
+        self._memory.remember(one, [url for url in (*before, *told) if url not in stale])
 
     def _erase(self, uid: str) -> None:
         if (known := self._memory.series(uid)) is None:
             return
-        study, runs = known
+        study, told = known
         indexed = self._memory.study(study.study_uid)
         rest = [one for other, one in indexed.items() if other != uid]
-        self._send(withdrawal(study, uid, rest, runs, self._naming, self._options.mode))
+        self._send(withdrawal(study, uid, rest, told, self._naming, self._options.mode))
         self._memory.forget(uid)
 
     def _send(self, bundle: Resource) -> None:
@@ -202,12 +209,6 @@ class FhirSink:
             # Followed, it would be sent again without its body, and perhaps to somebody else.
             allow_redirects=False,
         )
-
-
-def _runs(bundle: Resource) -> list[str]:
-    """Ids of the Provenances in a transaction."""
-    resources = [entry["resource"] for entry in bundle["entry"]]
-    return [one["id"] for one in resources if one["resourceType"] == "Provenance"]
 
 
 def _retry_after_s(answer: requests.Response) -> float:

@@ -26,7 +26,7 @@ create table if not exists sent (
     study_uid  text not null,
     study      text not null,    -- JSON of `Study`
     entry      text not null,    -- JSON of `IndexedSeries`
-    runs       text not null     -- JSON list of the ids of its Provenances
+    told       text not null     -- JSON list of `told_of` all of its transactions
 ) strict, without rowid;
 create index if not exists sent_study on sent (study_uid);
 """
@@ -74,22 +74,20 @@ class Memory:
         return {uid: IndexedSeries(**json.loads(entry)) for uid, entry in rows}
 
     def series(self, series_uid: str) -> tuple[Study, list[str]] | None:
-        """The study of a series that was sent, and its runs; None if it was not."""
-        sql = "select study, runs from sent where series_uid = ?"
+        """The study of a series that was sent, and what was told of it; None if it was not."""
+        sql = "select study, told from sent where series_uid = ?"
         with self._named():
             rows: list[Any] = self._db.execute(sql, (series_uid,)).fetchall()
-        return next(((Study(**json.loads(s)), json.loads(runs)) for s, runs in rows), None)
+        return next(((Study(**json.loads(s)), json.loads(told)) for s, told in rows), None)
 
-    def remember(self, annotated: AnnotatedSeries, runs: Sequence[str]) -> None:
-        """Keep what was sent of a series; the runs of before are still on the server."""
-        known = self.series(annotated.series.series_uid)
-        all_runs = list(dict.fromkeys([*(known[1] if known else ()), *runs]))
+    def remember(self, annotated: AnnotatedSeries, told: Sequence[str]) -> None:
+        """Keep what was sent of a series, and where the server has what was told of it."""
         row = (
             annotated.series.series_uid,
             annotated.series.study_uid,
             json.dumps(asdict(study_of(annotated))),
             json.dumps(asdict(indexed_series(annotated))),
-            json.dumps(all_runs),
+            json.dumps(list(dict.fromkeys(told))),
         )
         with self._named():
             self._db.execute("insert or replace into sent values (?, ?, ?, ?, ?)", row)
