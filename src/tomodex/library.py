@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from itertools import chain
 
 from tomodex.access import Asker
-from tomodex.cohorts import Cohorts
+from tomodex.cohorts import Cohorts, Counts
 from tomodex.errors import BadQuery, Forbidden, NotThere
 from tomodex.manifests import UIDS, USUAL, Format, Manifest, write_manifest
 from tomodex.pipeline import software_versions
@@ -27,6 +27,15 @@ class Taken:
 
     manifest: Manifest
     content: Iterator[bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """All series that fit, on their way: counts first."""
+
+    counts: Counts
+    keywords: tuple[str, ...]  #: attributes that were asked for
+    rows: Iterator[Sequence[Hit]]
 
 
 class Library:
@@ -77,6 +86,14 @@ class Library:
             raise Forbidden(f"only {cohort.who}, who saved this cohort, or a steward may delete it")
         self._saved.delete(cohort.id)
 
+    def rows(
+        self, asker: Asker, text: str, keywords: Sequence[str], sample: Sample | None = None
+    ) -> Listed:
+        """All series that fit, newest study first, or some drawn by lot."""
+        shown = _known(keywords)
+        rows = _begun(self._cohorts.rows(asker, text, shown, sample))
+        return Listed(counts=self._cohorts.counts(asker, text), keywords=shown, rows=rows)
+
     def manifest(
         self,
         asker: Asker,
@@ -86,9 +103,8 @@ class Library:
         sample: Sample | None = None,
     ) -> Taken:
         """The list of what is found now, newest study first, or of some drawn by lot."""
-        shown = _known(keywords)
-        rows = _begun(self._cohorts.rows(asker, text, shown, sample))
-        counts = self._cohorts.counts(asker, text)
+        listed = self.rows(asker, text, keywords, sample)
+        counts = listed.counts
         manifest = Manifest(
             query=text,
             # Who may see rows is told every number.
@@ -100,7 +116,8 @@ class Library:
             made=_now(),
             versions=self._versions(),
         )
-        return Taken(manifest=manifest, content=write_manifest(kind, manifest, rows, shown))
+        content = write_manifest(kind, manifest, listed.rows, listed.keywords)
+        return Taken(manifest=manifest, content=content)
 
     def manifest_of(self, asker: Asker, kind: Format, cohort_id: str) -> Taken:
         """The list of a saved cohort, as it was frozen, by UID."""

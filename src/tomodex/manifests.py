@@ -155,7 +155,7 @@ def _csv(manifest: Manifest, rows: Rows, keywords: Sequence[str]) -> Iterator[by
     yield _table([[*UIDS, *keywords]])
     tally = _Tally()
     for batch in tally.watch(rows):
-        yield _table([[_safe(v) for v in _values(hit, keywords)] for hit in batch])
+        yield _table([[_safe(v) for v in values_of(hit, keywords)] for hit in batch])
     yield _fact("rows", tally.rows)
     yield _fact("sha256", tally.sha256)
 
@@ -195,7 +195,7 @@ def _json(manifest: Manifest, rows: Rows, keywords: Sequence[str]) -> Iterator[b
     tally, columns, begin = _Tally(), (*UIDS, *keywords), "\n"
     for batch in tally.watch(rows):
         lines = [
-            json.dumps(dict(zip(columns, _values(hit, keywords), strict=True))) for hit in batch
+            json.dumps(dict(zip(columns, values_of(hit, keywords), strict=True))) for hit in batch
         ]
         if lines:
             yield (begin + ",\n".join(lines)).encode()
@@ -220,7 +220,7 @@ def _parquet(manifest: Manifest, rows: Rows, keywords: Sequence[str]) -> Iterato
         with workbench(Path(folder)) as bench:
             bench.create("series", columns)
             for batch in tally.watch(rows):
-                bench.add("series", columns, [_values(hit, keywords) for hit in batch])
+                bench.add("series", columns, [values_of(hit, keywords) for hit in batch])
             facts = {**asdict(manifest), "rows": tally.rows, "sha256": tally.sha256}
             bench.write("select * from series", file, facts)
         with file.open("rb") as written:
@@ -236,7 +236,8 @@ def _column(name: str, type_: Type) -> Column:
     return Column(name=name, type=type_, meaning="")
 
 
-def _values(hit: Hit, keywords: Sequence[str]) -> list[Value]:
+def values_of(hit: Hit, keywords: Sequence[str]) -> list[Value]:
+    """The row of a series: its UIDs and patient, then these attributes; None: not known."""
     known = (hit.attributes.get(keyword) for keyword in keywords)
     return [hit.series_uid, hit.study_uid, hit.patient or None, *map(_whole, known)]
 
