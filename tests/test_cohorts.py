@@ -138,6 +138,14 @@ def test_anatomy_says_how_many_series_show_it(cohorts):
     assert len(everything) == len(load_terminology().structures) + len(load_terminology().groups)
 
 
+def test_a_group_that_is_asked_for_is_counted_as_any_of_its_structures(cohorts):
+    digestive, *_ = cohorts.anatomy(ADA, "digestive system")
+    assert (digestive.named.name, digestive.series) == ("digestive_system", 30)
+    assert digestive.complete == cohorts.counts(ADA, "digestive_system complete").series == 20
+    uncounted = {one.series for one in cohorts.anatomy(ADA) if one.named.kind != "structure"}
+    assert uncounted == {None}
+
+
 def test_a_structure_that_is_misspelled_is_suggested(cohorts):
     with pytest.raises(BadQuery) as wrong:
         cohorts.anatomy(ADA, "livver")

@@ -45,6 +45,9 @@ ROW = tuple(SEARCHABLE)
 #: So old may the numbers of the whole index be.
 TOTALS_S = 5.0
 
+#: The same for the values of a field in the whole index.
+VALUES_S = 30.0
+
 #: Most fields whose values are counted at once.
 MOST_FIELDS = 20
 
@@ -92,8 +95,8 @@ class Anatomy:
     """A structure or a group of them, and how many series show it."""
 
     named: Named
-    series: int | None  #: that show it, whole or cut; None: withheld, or a group
-    complete: int | None  #: that show it whole; None: withheld, or a group
+    series: int | None  #: that show it, whole or cut, or any of a group; None: not told
+    complete: int | None  #: that show it whole, or any of a group whole; None: not told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +149,7 @@ class Cohorts:
         self._disclosure = disclosure
         self._audit = audit
         self._counted: tuple[float, Totals | None] = (0.0, None)
+        self._listed: dict[str, tuple[float, tuple[Cell, ...]]] = {}
 
     @property
     def terminology(self) -> Terminology:
@@ -215,11 +219,11 @@ class Cohorts:
                 f"{text[:100]!r} is not a structure or group",
                 suggestions=tuple(self._terminology.suggest(text)),
             )
-        facets = self._cells(asker, "", ("structure", "complete"))
-        shown, whole = (_counts(facets[field]) for field in ("structure", "complete"))
-        # What is not listed for a viewer may be none, or few.
-        absent = 0 if asker.may("rows") else None
-        return tuple(_anatomy(named, shown, whole, absent) for named in found)
+        groups = (named for named in found if named.kind != "structure")
+        structures = (named for named in found if named.kind == "structure")
+        # Each group takes two searches, so that not all of them are counted at once.
+        count_group = partial(self._count_group, asker) if text else _not_counted
+        return (*map(count_group, groups), *self._count_structures(asker, structures))
 
     def attributes(self, asker: Asker) -> tuple[Attribute, ...]:
         """What can be asked of a series besides anatomy."""
@@ -245,7 +249,7 @@ class Cohorts:
         if keyword not in FIELDS:
             raise _no_values(keyword)
         start = prefix.casefold()
-        cells = self._cells(asker, "", (keyword,))[keyword]
+        cells = self._whole(asker, keyword)
         found = (cell for cell in cells if cell.value.casefold().startswith(start))
         return tuple(found)[: min(limit, MOST_VALUES)]
 
@@ -317,6 +321,32 @@ class Cohorts:
             for field, values in counted.items()
         }
 
+    def _whole(self, asker: Asker, field: str) -> tuple[Cell, ...]:
+        """The values of a field in the whole index; exact ones may be some seconds old."""
+        if not asker.may("rows"):
+            return self._cells(asker, "", (field,))[field]
+        counted_s, cells = self._listed.get(field, (0.0, ()))
+        if field not in self._listed or monotonic() - counted_s > VALUES_S:
+            cells = self._cells(asker, "", (field,))[field]
+            self._listed[field] = (monotonic(), cells)
+        return cells
+
+    def _count_group(self, asker: Asker, named: Named) -> Anatomy:
+        shown = self._counts(asker, named.query).series
+        whole = self._counts(asker, f"{named.query} complete").series
+        return Anatomy(named=named, series=shown, complete=whole)
+
+    def _count_structures(self, asker: Asker, found: Iterable[Named]) -> Iterator[Anatomy]:
+        shown, whole = (_counts(self._whole(asker, field)) for field in ("structure", "complete"))
+        # What is not listed for a viewer may be none, or few.
+        absent = 0 if asker.may("rows") else None
+        for named in found:
+            yield Anatomy(
+                named=named,
+                series=shown.get(named.name, absent),
+                complete=whole.get(named.name, absent),
+            )
+
     def _told_facets(
         self, asker: Asker, text: str, fields: Sequence[str]
     ) -> Mapping[str, Mapping[str, int]]:
@@ -329,7 +359,7 @@ class Cohorts:
         }
 
     def _told_totals(self, asker: Asker) -> Totals:
-        """Near the right ones, all in the same proportion; when the newest study was is not said."""
+        """Near the right ones, all in the same proportion; not when the newest study was."""
         totals, crowd = self._totals(), self._index.crowd(self.parse(""))
         told = self._guarded().tell(asker, None, crowd)
         part = (told.series or 0) / max(1, totals.series)
@@ -383,19 +413,8 @@ def _counts(cells: Iterable[Cell]) -> Mapping[str, int | None]:
     return {cell.value: cell.count for cell in cells}
 
 
-def _anatomy(
-    named: Named,
-    shown: Mapping[str, int | None],
-    whole: Mapping[str, int | None],
-    absent: int | None,
-) -> Anatomy:
-    if named.kind != "structure":
-        return Anatomy(named=named, series=None, complete=None)
-    return Anatomy(
-        named=named,
-        series=shown.get(named.name, absent),
-        complete=whole.get(named.name, absent),
-    )
+def _not_counted(named: Named) -> Anatomy:
+    return Anatomy(named=named, series=None, complete=None)
 
 
 def _no_values(keyword: str) -> BadQuery:
