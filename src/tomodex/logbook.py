@@ -115,6 +115,16 @@ class FailedDay:
     sentence: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """Days that are listed together, and what became of that."""
+
+    first: date
+    last: date
+    status: Literal["planned", "listed", "failed"]
+    found: int  #: series
+
+
 class Logbook:
     """`discovery.db` in the data folder; any number of processes use it at once."""
 
@@ -244,6 +254,19 @@ class Logbook:
         return [
             FailedDay(first=first, last=last, attempts=attempts, sentence=sentence)
             for first, last, attempts, sentence in self._read(sql, (source, limit))
+        ]
+
+    def stretches(self) -> list[Stretch]:
+        """Every window of every plan, by its first day."""
+        sql = "select first, last, status, found from day order by first, source"
+        return [
+            Stretch(
+                first=date.fromisoformat(first),
+                last=date.fromisoformat(last),
+                status=status,
+                found=found,
+            )
+            for first, last, status, found in self._read(sql, ())
         ]
 
     # --- the file -------------------------------------------------------------------------------

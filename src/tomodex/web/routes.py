@@ -13,6 +13,7 @@ from tomodex.web.cohorts import cohort_router
 from tomodex.web.dicomweb import dicomweb_router
 from tomodex.web.metrics import Metrics, add_metrics
 from tomodex.web.operations import operations_router
+from tomodex.web.pages.operations import Operator
 from tomodex.web.pages.routes import add_pages
 from tomodex.web.saved import manifest_router, saved_router
 from tomodex.web.search import search_router
@@ -21,7 +22,7 @@ from tomodex.web.series import series_router
 from tomodex.web.stats import stats_router
 from tomodex.web.structures import structures_router
 from tomodex.web.viewer import viewer_router
-from tomodex.wiring import consumer_names, left_alone, library_of, operations_of
+from tomodex.wiring import consumer_names, left_alone, library_of, logbook_of, operations_of
 
 
 def add_routes(app: FastAPI, settings: Settings, cohorts: Cohorts, queue: Queue) -> None:
@@ -42,5 +43,17 @@ def add_routes(app: FastAPI, settings: Settings, cohorts: Cohorts, queue: Queue)
     )
     for router in routers:
         app.include_router(router)
-    add_pages(app, cohorts)
-    add_metrics(app, Metrics(queue, consumer_names(settings), partial(left_alone, settings)))
+    consumers = consumer_names(settings)
+    sight = partial(_sight, settings, queue)
+    add_pages(app, cohorts, library, sight, settings.serve.viewer)
+    add_metrics(app, Metrics(queue, consumers, partial(left_alone, settings)))
+
+
+def _sight(settings: Settings, queue: Queue) -> Operator:
+    """What an operator looks at, as it is now."""
+    return Operator(
+        queue=queue,
+        logbook=logbook_of(settings),
+        consumers=consumer_names(settings),
+        suspended=left_alone(settings),
+    )

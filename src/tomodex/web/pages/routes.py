@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.staticfiles import StaticFiles
 
 from tomodex.cohorts import Cohorts
+from tomodex.errors import BadQuery
+from tomodex.library import Library
+from tomodex.saved import LONGEST_NAME
 from tomodex.web.answers import Asking
+from tomodex.web.guard import form_of
 from tomodex.web.pages import search
+from tomodex.web.pages.cohorts import cohort_page, cohorts_page, compared_page
+from tomodex.web.pages.operations import Operator, operations_page, retry
 from tomodex.web.pages.rendering import FOLDER, PageRoute, redirect, render, shell_of
+from tomodex.web.pages.series import series_page
+from tomodex.web.pages.structures import structures_page
 
-
-def add_pages(app: FastAPI, cohorts: Cohorts) -> None:
-    """Let the app show pages."""
-    app.mount("/static", OwnFiles(directory=FOLDER / "static"), name="static")
-    app.include_router(search_pages(cohorts))
+Text = Annotated[str, Query(max_length=200)]
+Id = Annotated[str, Path(max_length=64)]
 
 
 class OwnFiles(StaticFiles):
@@ -28,8 +35,23 @@ class OwnFiles(StaticFiles):
         return answer
 
 
-def search_pages(cohorts: Cohorts) -> APIRouter:
-    """The search."""
+def add_pages(
+    app: FastAPI, cohorts: Cohorts, library: Library, sight: Callable[[], Operator], viewer: str
+) -> None:
+    """Let the app show pages.
+
+    Args:
+        sight: what an operator looks at, as it is now.
+        viewer: URL template of the site's viewer; "": there is none.
+    """
+    app.mount("/static", OwnFiles(directory=FOLDER / "static"), name="static")
+    app.include_router(search_pages(cohorts, viewer))
+    app.include_router(cohort_pages(library))
+    app.include_router(operations_pages(sight))
+
+
+def search_pages(cohorts: Cohorts, viewer: str) -> APIRouter:
+    """The search, one series, and the vocabulary."""
     router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
     @router.get("/")
@@ -39,13 +61,78 @@ def search_pages(cohorts: Cohorts) -> APIRouter:
         q: Annotated[str | None, Query()] = None,
         page: Annotated[int, Query(ge=1, le=search.MOST_PAGES)] = 1,
     ) -> Response:
-        if not asker.may("count"):
+        if not asker.may("count") and asker.may("operate"):
             return redirect("/operations")
         shown = (
-            search.start_page(cohorts, asker)
+            search.start_page(cohorts)
             if q is None
             else search.search_page(cohorts, asker, q, page, str(request.base_url).rstrip("/"))
         )
         return render("search.html", shell_of(request, "search", cohorts.totals(asker)), shown)
+
+    @router.get("/series/{series_uid}")
+    def one(request: Request, asker: Asking, series_uid: Id) -> Response:
+        shown = series_page(cohorts.one(asker, series_uid), viewer, cohorts.terminology)
+        return render("series.html", shell_of(request, "search"), shown)
+
+    @router.get("/structures")
+    def vocabulary(request: Request, asker: Asking, text: Text = "") -> Response:
+        shown = structures_page(cohorts, asker, text)
+        return render("structures.html", shell_of(request, "structures"), shown)
+
+    return router
+
+
+def cohort_pages(library: Library) -> APIRouter:
+    """Saved cohorts."""
+    router = APIRouter(prefix="/cohorts", include_in_schema=False, route_class=PageRoute)
+
+    @router.get("")
+    def every(request: Request, asker: Asking) -> Response:
+        return render("cohorts.html", shell_of(request, "cohorts"), cohorts_page(library, asker))
+
+    @router.post("")
+    async def save(request: Request, asker: Asking) -> Response:
+        form = form_of(await request.body())
+        name = form.get("name", "").strip()
+        if not name or len(name) > LONGEST_NAME:
+            raise BadQuery(f"a cohort needs a name of 1 to {LONGEST_NAME} characters")
+        cohort = await run_in_threadpool(library.save, asker, name, form.get("query", ""))
+        return redirect(f"/cohorts/{cohort.id}")
+
+    @router.get("/{cohort_id}")
+    def one(request: Request, asker: Asking, cohort_id: Id) -> Response:
+        shown = cohort_page(library, asker, cohort_id)
+        return render("cohort.html", shell_of(request, "cohorts"), shown)
+
+    @router.get("/{cohort_id}/today")
+    def today(request: Request, asker: Asking, cohort_id: Id) -> Response:
+        shown = compared_page(library, asker, cohort_id)
+        return render("cohort.html", shell_of(request, "cohorts"), shown)
+
+    @router.post("/{cohort_id}/delete")
+    def delete(asker: Asking, cohort_id: Id) -> Response:
+        library.delete(asker, cohort_id)
+        return redirect("/cohorts")
+
+    return router
+
+
+def operations_pages(sight: Callable[[], Operator]) -> APIRouter:
+    """The queue, the archives and the sinks."""
+    router = APIRouter(prefix="/operations", include_in_schema=False, route_class=PageRoute)
+
+    @router.get("")
+    def look(request: Request, asker: Asking) -> Response:
+        shown = operations_page(asker, sight)
+        return render("operations.html", shell_of(request, "operations"), shown)
+
+    @router.post("/retry")
+    async def again(request: Request, asker: Asking) -> Response:
+        reason = form_of(await request.body()).get("reason", "")
+        if not reason:
+            raise BadQuery("say which failures are to be tried again")
+        await run_in_threadpool(retry, asker, sight().queue, reason)
+        return redirect("/operations")
 
     return router

@@ -107,7 +107,7 @@ class SearchPage:
     python: str = ""
 
 
-def start_page(cohorts: Cohorts, asker: Asker) -> SearchPage:
+def start_page(cohorts: Cohorts) -> SearchPage:
     """The page before anything was asked."""
     nothing = Question(parts=())
     return SearchPage(text="", examples=EXAMPLES, views=views_of(nothing, cohorts.terminology))
@@ -118,7 +118,7 @@ def search_page(cohorts: Cohorts, asker: Asker, text: str, page: int, address: s
     try:
         return _answer(cohorts, asker, text, page, address)
     except BadQuery as wrong:
-        begin = start_page(cohorts, asker)
+        begin = start_page(cohorts)
         return replace(begin, text=text, wrong=_wrong(text, wrong))
 
 

@@ -1,0 +1,166 @@
+"""The page of the queue, the archives and the sinks: what waits, how fast, what went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import get_args
+
+from tomodex.access import Asker
+from tomodex.logbook import Logbook
+from tomodex.queues import Lane, Queue, Status, TaskState
+from tomodex.sources.gate import Suspension
+from tomodex.web.pages.calendar import Year, years_of
+
+DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
+
+#: Waiting tasks of a lane up to which it is looked when the oldest came: each is looked at.
+MOST_WAITING = 100_000
+
+#: Series that are named for each reason.
+EXAMPLES = 3
+
+#: Reasons of each kind, most frequent first.
+MOST_REASONS = 20
+
+#: Results set aside that are counted.
+MOST_ASIDES = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneRow:
+    """How far a lane is."""
+
+    lane: Lane
+    waiting: int
+    running: int
+    done: int  #: settled within a day
+    completed: int
+    failed: int
+    oldest_s: float | None  #: since when the oldest waits; None: none does, or too many
+    eta_s: float | None  #: until all is done, at the pace of the last day; None: it stands
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """Why series were rejected or failed, and some of them."""
+
+    reason: str
+    count: int
+    sentence: str  #: of the newest
+    examples: Sequence[TaskState]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkRow:
+    """A consumer of the results."""
+
+    name: str  #: its URL without options
+    behind_s: float | None  #: age of the oldest result it was not brought; None: it has all
+    asides: int  #: results that it could not take
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationsPage:
+    """Everything that the page shows."""
+
+    lanes: Sequence[LaneRow]
+    per_hour: int  #: series settled in the last hour
+    per_day: int
+    rejected: Sequence[Reason]
+    failed: Sequence[Reason]
+    suspended: Sequence[Suspension]
+    held: Sequence[tuple[Lane, str]]
+    sinks: Sequence[SinkRow]
+    years: Sequence[Year]
+    workers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operator:
+    """What an operator looks at."""
+
+    queue: Queue
+    logbook: Logbook
+    consumers: Sequence[str]
+    suspended: Sequence[Suspension]
+
+
+def operations_page(asker: Asker, look: Callable[[], Operator]) -> OperationsPage:
+    """The page, as things are now."""
+    asker.require("operate")
+    sight, now = look(), datetime.now(UTC)
+    queue = sight.queue
+    paces, reasons = queue.pace(now - DAY), queue.reasons()
+    return OperationsPage(
+        lanes=_lanes(queue, paces, now),
+        per_hour=sum(queue.pace(now - HOUR).values()),
+        per_day=sum(paces.values()),
+        rejected=_reasons(queue, "rejected", reasons),
+        failed=_reasons(queue, "failed", reasons),
+        suspended=sight.suspended,
+        held=queue.held(),
+        sinks=[_sink(queue, name, now) for name in sight.consumers],
+        years=years_of(sight.logbook.stretches()),
+        workers=len(queue.holders()),
+    )
+
+
+def retry(asker: Asker, queue: Queue, reason: str) -> int:
+    """Make ready again what failed for a reason; how many series."""
+    asker.require("operate")
+    return queue.retry("failed", reason)
+
+
+def _lanes(queue: Queue, paces: Mapping[Lane, int], now: datetime) -> list[LaneRow]:
+    counts = queue.count()
+    return [_lane(lane, queue, counts, paces.get(lane, 0), now) for lane in get_args(Lane)]
+
+
+def _lane(
+    lane: Lane,
+    queue: Queue,
+    counts: Mapping[tuple[Lane, Status], int],
+    done: int,
+    now: datetime,
+) -> LaneRow:
+    waiting, running = counts.get((lane, "ready"), 0), counts.get((lane, "in-progress"), 0)
+    since = queue.waiting_since(lane) if 0 < waiting <= MOST_WAITING else None
+    left = waiting + running
+    return LaneRow(
+        lane=lane,
+        waiting=waiting,
+        running=running,
+        done=done,
+        completed=counts.get((lane, "completed"), 0),
+        failed=counts.get((lane, "failed"), 0),
+        oldest_s=(now - since).total_seconds() if since else None,
+        eta_s=left / done * DAY.total_seconds() if left and done else None,
+    )
+
+
+def _reasons(
+    queue: Queue, status: Status, reasons: Mapping[tuple[Status, str], int]
+) -> list[Reason]:
+    found = [(why, many) for (kind, why), many in reasons.items() if kind == status]
+    most = sorted(found, key=lambda one: (-one[1], one[0]))[:MOST_REASONS]
+    return [_reason(queue, status, why, many) for why, many in most]
+
+
+def _reason(queue: Queue, status: Status, why: str, many: int) -> Reason:
+    examples = queue.find_states(status, why, EXAMPLES)
+    sentence = examples[0].sentence if examples else ""
+    return Reason(reason=why, count=many, sentence=sentence, examples=examples)
+
+
+def _sink(queue: Queue, name: str, now: datetime) -> SinkRow:
+    next_one = next(iter(queue.results(queue.cursor(name), 1)), None)
+    made = next_one.annotated.provenance.finished if next_one and next_one.annotated else None
+    age_s = (now - datetime.fromisoformat(made)).total_seconds() if made else 0.0
+    return SinkRow(
+        name=name.partition("?")[0],
+        behind_s=max(0.0, age_s) if next_one else None,
+        asides=len(queue.asides(name, MOST_ASIDES)),
+    )
