@@ -26,6 +26,7 @@ from tomodex.backfill import (
 )
 from tomodex.errors import BadQuery, Suspended, Unavailable
 from tomodex.logbook import Logbook
+from tomodex.queues import NewTask, Rejected
 from tomodex.settings import Settings
 from tomodex.wiring import index_of, logbook_of, queue_of
 
@@ -150,6 +151,26 @@ def test_a_day_that_cannot_be_listed_whole_holds_up_no_other_and_is_tried_again(
     assert asked(file)[10:] == ["2019-01-02 2019-01-02"]
     assert known(settings, file) == wanted(series)
     assert status_of(settings, plan).failed_days == ()
+
+
+def test_a_back_fill_is_done_when_nothing_of_its_source_waits_in_any_lane(settings, file, series):
+    hold(file, series)
+    (url, _) = plan_backfill(settings, "pacs", FIRST, LAST)
+    start(settings, None)
+    list_all(settings)
+    queue = queue_of(settings)
+    task = queue.lease("w", LEASE)
+    queue.give_back(task)
+    moved = NewTask(series=task.series, source=url, configuration=task.configuration, lane="daily")
+    queue.put([moved])
+    (plan,) = plans_of(settings, None)
+    before = status_of(settings, plan)
+    assert (before.state, before.elsewhere) == ("running", 1)
+    assert "1 of the source wait in other lanes" in before.pixels_forecast
+    while task := queue.lease("w", LEASE):
+        assert status_of(settings, plan).state == "running"
+        queue.settle(task, Rejected(reason="4d", sentence="moves"))
+    assert status_of(settings, plan).state == "done"
 
 
 def test_an_archive_that_is_left_alone_is_held_against_no_day(settings, file, series):

@@ -67,6 +67,15 @@ def test_every_part_of_a_sound_installation_is_looked_at_and_well(settings):
     assert is_well(findings)
 
 
+def test_where_nothing_was_indexed_yet_nothing_is_made(settings, tmp_path):
+    fresh = settings.model_copy(update={"data": tmp_path / "fresh"})
+    found = by_part(fresh)
+    assert found["data folder", "folder"].sentence == f"{fresh.data} is not there yet"
+    assert {"source pacs", "source disk"} <= {part for part, _ in found}
+    assert "queue" not in {part for part, _ in found}
+    assert not fresh.data.exists()
+
+
 def test_each_fault_comes_with_what_to_do_and_hides_no_other(settings, tmp_path):
     settings.data.chmod(0o755)
     (tmp_path / "rules.toml").write_text("[rule.nonsense]\non = false\n")

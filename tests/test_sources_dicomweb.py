@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -70,6 +70,7 @@ class Archive:
     syntaxes: bool = True  #: whether it understands transfer-syntax=*
     metadata: bool = True
     says_counts: bool = True
+    knows_twins: bool = True  #: whether it gives a series whose UID occurs in several studies
     before: list[Reply] = field(default_factory=list)  #: what it answers first
     asked: list[str] = field(default_factory=list)
     headers: list[Mapping[str, str]] = field(default_factory=list)
@@ -93,7 +94,9 @@ class Archive:
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         if path[-1] == "metadata":
             return self._metadata(path[3])
-        if len(path) in (4, 6):
+        if len(path) == 6:
+            return self._instance(path[1], path[5])
+        if len(path) == 4:
             return self._series(path[3], headers["Accept"])
         if path == ["series"] and not self.relational:
             return 404, {}, b"no such thing"
@@ -149,9 +152,23 @@ class Archive:
     def _series(self, series_uid: str, accepted: str) -> Reply:
         if "transfer-syntax" in accepted and not self.syntaxes:
             return 406, {}, b""
-        found = [as_bytes(ds) for ds in self.instances if ds.SeriesInstanceUID == series_uid]
-        if not found:
+        those = [ds for ds in self.instances if ds.SeriesInstanceUID == series_uid]
+        found = [as_bytes(ds) for ds in those]
+        twins = len({ds.StudyInstanceUID for ds in those}) > 1
+        if not found or (twins and not self.knows_twins):
             return 404, {}, b""
+        return self._parts(found)
+
+    def _instance(self, study_uid: str, sop_uid: str) -> Reply:
+        return self._parts(
+            [
+                as_bytes(ds)
+                for ds in self.instances
+                if (ds.StudyInstanceUID, ds.SOPInstanceUID) == (study_uid, sop_uid)
+            ]
+        )
+
+    def _parts(self, found: list[bytes]) -> Reply:
         kind = f'multipart/related; type="application/dicom"; boundary="{BOUNDARY.decode()}"'
         return 200, {"Content-Type": kind}, self.body(in_parts(found))
 
@@ -256,6 +273,23 @@ def image(series: str, k: int = 0, **elements: object) -> Dataset:
     return slice_of(
         series, k, **{"StudyInstanceUID": f"{series}.9", "StudyDate": "20260501", **elements}
     )
+
+
+def test_a_series_whose_uid_several_studies_have_is_retrieved_one_by_one(
+    archive: Archive, port: int, tmp_path: Path
+) -> None:
+    archive.knows_twins = False
+    archive.instances = [
+        image("1.2.1", k, StudyInstanceUID=study, SOPInstanceUID=f"{study}.{k}")
+        for study in ("1.2.1.9", "1.2.1.8")
+        for k in range(3)
+    ]
+    source = open_at(port, tmp_path)
+    files = source.retrieve(replace(SERIES_1, instance_count=3), tmp_path / "into")
+    kept = sorted(pydicom.dcmread(file).SOPInstanceUID for file in files)
+    assert kept == [f"1.2.1.9.{k}" for k in range(3)]
+    with pytest.raises(NotThere):
+        source.retrieve(replace(SERIES_1, series_uid="1.2.5"), tmp_path / "none")
 
 
 SERIES_1 = Series(series_uid="1.2.1", study_uid="1.2.1.9", patient="p", modality="CT")

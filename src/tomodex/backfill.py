@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
+from typing import Literal
 
 from tomodex.daily import Desk, desk_of, list_window
 from tomodex.discovery import MAY_VANISH_PERCENT, Vanished, lists_by_day
@@ -165,7 +166,7 @@ class BackfillStatus:
     """How far one back-fill has come, and how long the rest will take."""
 
     source: str
-    state: State
+    state: State | Literal["done"]
     order: Order
     days: Days
     failed_days: tuple[FailedDay, ...]
@@ -173,6 +174,7 @@ class BackfillStatus:
     rejected: int
     failed: int
     waiting: int
+    elsewhere: int  #: series of the source that wait in another lane, most of them daily work
     days_per_hour: float  #: that were listed, lately
     series_per_hour: float  #: of the lane that workers settled, lately
     workers: int
@@ -195,10 +197,11 @@ def status_of(settings: Settings, plan: Plan, now: datetime | None = None) -> Ba
     days_per_hour = logbook.listed_since(plan.source, since.timestamp()) / hours
     series_per_hour = queue.pace(since).get(LANE, 0) / hours
     waiting = _of(counts, "ready") + _of(counts, "in-progress")
+    elsewhere = _waiting_elsewhere(counts)
     running = plan.state == "running"
     return BackfillStatus(
         source=plan.source,
-        state=plan.state,
+        state="done" if running and not (days.left or waiting or elsewhere) else plan.state,
         order=plan.order,
         days=days,
         failed_days=tuple(logbook.failed_days(plan.source)),
@@ -206,18 +209,30 @@ def status_of(settings: Settings, plan: Plan, now: datetime | None = None) -> Ba
         rejected=_of(counts, "rejected"),
         failed=_of(counts, "failed"),
         waiting=waiting,
+        elsewhere=elsewhere,
         days_per_hour=round(days_per_hour, 1),
         series_per_hour=round(series_per_hour, 1),
         workers=settings.workers,
         listing_forecast=_listing_forecast(days, days_per_hour, moment, running),
         pixels_forecast=_pixels_forecast(
             waiting + _still_to_come(days), series_per_hour, settings.workers, moment, running
-        ),
+        )
+        + _also_elsewhere(elsewhere),
     )
 
 
 def _of(counts: Mapping[tuple[Lane, Status], int], status: Status) -> int:
     return counts.get((LANE, status), 0)
+
+
+def _waiting_elsewhere(counts: Mapping[tuple[Lane, Status], int]) -> int:
+    """Series that moved up, as daily work or an order named them too, or never were in the lane."""
+    waiting = ("ready", "in-progress")
+    return sum(n for (lane, status), n in counts.items() if lane != LANE and status in waiting)
+
+
+def _also_elsewhere(series: int) -> str:
+    return f"; {series:,} of the source wait in other lanes" if series else ""
 
 
 def _still_to_come(days: Days) -> int:

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from tempfile import TemporaryDirectory
 
 from tomodex.errors import TomodexError, Unavailable
 from tomodex.locks import is_locked
@@ -56,8 +57,24 @@ class Finding:
 
 
 def examine(settings: Settings, patience_s: float = PATIENCE_S) -> Iterator[Finding]:
-    """Look at the data folder, every source, the queue, the index, the sinks and segmenters."""
-    for part, look in _parts(settings):
+    """Look at the data folder, every source, the queue, the index, the sinks and segmenters.
+
+    Where there is no data folder yet, none is made: what lies elsewhere is looked at with one that
+    is thrown away.
+    """
+    if settings.data.is_dir():
+        yield from _findings(_parts(settings), patience_s)
+        return
+    with TemporaryDirectory(prefix="tomodex-doctor-", ignore_cleanup_errors=True) as scratch:
+        elsewhere = settings.model_copy(update={"data": Path(scratch)})
+        lie_there = {"queue": not settings.queue, "index": not settings.index}
+        parts = [part for part in _outside_data(elsewhere) if not lie_there.get(part[0])]
+        yield from _findings([("data folder", partial(_look_at_data, settings))], patience_s)
+        yield from _findings(parts, patience_s)
+
+
+def _findings(parts: Iterable[tuple[str, Look]], patience_s: float) -> Iterator[Finding]:
+    for part, look in parts:
         for probe in answers(look, patience_s):
             yield Finding(part=part, probe=probe)
 
@@ -69,6 +86,13 @@ def is_well(findings: Sequence[Finding]) -> bool:
 
 def _parts(settings: Settings) -> Iterator[tuple[str, Look]]:
     yield "data folder", partial(_look_at_data, settings)
+    yield from _outside_data(settings)
+    if spool_of(settings).is_dir():
+        yield "spool", partial(_look_at_source, settings, spool_url(settings))
+    yield "sources", partial(_look_at_suspensions, settings)
+
+
+def _outside_data(settings: Settings) -> Iterator[tuple[str, Look]]:
     yield "rules", partial(_look_at_rules, settings)
     yield "queue", partial(_look_and_close, partial(queue_of, settings))
     yield "index", partial(_look_and_close, partial(index_of, settings))
@@ -78,9 +102,6 @@ def _parts(settings: Settings) -> Iterator[tuple[str, Look]]:
         yield f"segmenter {_scheme(url)}", partial(_look_at_segmenter, url)
     for name in sorted(settings.sources):
         yield f"source {name}", partial(_look_at_source, settings, name)
-    if spool_of(settings).is_dir():
-        yield "spool", partial(_look_at_source, settings, spool_url(settings))
-    yield "sources", partial(_look_at_suspensions, settings)
 
 
 def _scheme(url: str) -> str:

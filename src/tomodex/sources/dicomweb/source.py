@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -63,6 +64,10 @@ FREE_TEXT = (("StudyDescription",), ("SeriesDescription", "ProtocolName"))
 
 #: What a server answers that does not know a resource.
 UNKNOWN = frozenset({400, 403, 404, 405, 406, 410, 501})
+
+
+#: A UID, and nothing that could be another resource, or a path.
+UID = re.compile(r"[0-9.]{1,64}(?<!\.)", re.ASCII)
 
 
 class DicomWebSource:
@@ -133,15 +138,36 @@ class DicomWebSource:
         try:
             files = retrieve(self._connection, path, series.series_uid, into / "instances")
         except Refused as refused:
-            if refused.status in (404, 410):
+            if refused.status not in (404, 410):
+                raise
+            files = self._one_by_one(path, series.series_uid, into / "instances")
+            if not files:
                 raise self._no_series(series.series_uid) from refused
-            raise
         if series.instance_count is None:
             announced = self._announced(series.study_uid, series.series_uid)
         else:
             announced = series.instance_count
         self._require(files, announced, series.series_uid)
         return files
+
+    def _one_by_one(self, path: str, series_uid: str, into: Path) -> list[Path]:
+        """The instances of a series that is not given as a whole.
+
+        Orthanc says that it has no such series where several studies have one of that UID.
+        """
+        try:
+            found = self._searches.everything(f"{path}/instances", {}, "SOPInstanceUID")
+            return [
+                file
+                for uid in filter(UID.fullmatch, found)
+                for file in retrieve(
+                    self._connection, f"{path}/instances/{uid}", series_uid, into / uid
+                )
+            ]
+        except Refused as refused:
+            if refused.status in (404, 410):
+                return []
+            raise
 
     def retrieve_segmentations(self, series: Series, into: Path) -> Sequence[Path]:
         """The same for the DICOM SEG instances of its study that refer to the series."""
