@@ -117,6 +117,12 @@ class Operations:
             order by created_s desc, id limit ?2"""
         return [_operation(row) for row in self._read(sql, (asker, limit))]
 
+    def forget(self, series_uids: Collection[str]) -> None:
+        """Have nothing of what was asked for about these series any more."""
+        sql = "delete from operation where instr(request, ?) or instr(result, ?)"
+        with self._writing() as db:
+            db.executemany(sql, [(f'"{uid}"', f'"{uid}"') for uid in series_uids])
+
     def lease(self, kinds: Collection[str], lease_s: float) -> Operation | None:
         """Take up the oldest of these kinds that nobody works on; None: there is none.
 

@@ -16,6 +16,8 @@ from tomodex.bounds import Bounds, Expect, allowed_bytes, ignore
 from tomodex.cohorts import Cohorts
 from tomodex.disclosure import Disclosure
 from tomodex.errors import BadQuery, Misconfigured
+from tomodex.exclusions import Exclusions, excluding
+from tomodex.identities import Identities, remembering
 from tomodex.indexes import Index, open_index
 from tomodex.instance import read_instance
 from tomodex.library import Library
@@ -172,10 +174,35 @@ def source_of(settings: Settings, given: str) -> Source:
     _make_data_folder(settings.data)
     return open_source(
         configured_url(settings, given),
-        pseudonymize=pseudonymizer(load_key(settings.key_file)),
+        pseudonymize=pseudonymizer_of(settings),
         state=settings.data,
         free_text=settings.free_text,
     )
+
+
+def pseudonymizer_of(settings: Settings) -> Callable[[str], str]:
+    """The site's pseudonyms, remembered with whose they are where it asks for that."""
+    pseudonymize = pseudonymizer(load_key(settings.key_file))
+    identities = identities_of(settings)
+    return remembering(pseudonymize, identities) if identities else pseudonymize
+
+
+def identities_of(settings: Settings) -> Identities | None:
+    """Whose pseudonyms are; None: the site does not keep it."""
+    if not settings.access.identities:
+        return None
+    _make_data_folder(settings.data)
+    return Identities(settings.access.identities_file or settings.data / "identities.db")
+
+
+def exclusions_of(settings: Settings) -> Exclusions:
+    """Patients who are not to be indexed."""
+    _make_data_folder(settings.data)
+
+    def key() -> bytes:
+        return hmac.digest(load_key(settings.key_file), b"exclusions", "sha256")
+
+    return Exclusions(settings.data / "exclusions.db", key)
 
 
 def left_alone(settings: Settings) -> list[Suspension]:
@@ -184,9 +211,9 @@ def left_alone(settings: Settings) -> list[Suspension]:
 
 
 def queue_of(settings: Settings) -> Queue:
-    """The queue, made on first use."""
+    """The queue, made on first use, which takes nothing of patients who are excluded."""
     _make_data_folder(settings.data)
-    return open_queue(settings.queue_url)
+    return excluding(open_queue(settings.queue_url), exclusions_of(settings))
 
 
 def logbook_of(settings: Settings) -> Logbook:
@@ -273,9 +300,14 @@ def _make_data_folder(folder: Path) -> None:
 
 def consumers_of(settings: Settings) -> dict[str, Sink]:
     """Everything that the results feed is delivered to, by the name of its cursor."""
+    return {name: opened() for name, opened in consumer_openers(settings).items()}
+
+
+def consumer_openers(settings: Settings) -> dict[str, Callable[[], Sink]]:
+    """The same, to be opened one by one."""
     return {
-        settings.index_url: index_of(settings),
-        **{url: open_sink(url, settings.data) for url in settings.sinks},
+        settings.index_url: partial(index_of, settings),
+        **{url: partial(open_sink, url, settings.data) for url in settings.sinks},
     }
 
 
@@ -318,7 +350,7 @@ def tools_of(settings: Settings, url: str) -> Tools:
         source=source_of(settings, url),
         read=partial(
             read_instance,
-            pseudonymize=pseudonymizer(load_key(settings.key_file)),
+            pseudonymize=pseudonymizer_of(settings),
             free_text=settings.free_text,
         ),
         rules=load_rules(settings.rules),
@@ -339,6 +371,7 @@ def annotator_of(settings: Settings, expect: Expect = ignore) -> Callable[[Task]
     A series that a worker did not survive is treated gently: its pixels are decoded by one thread.
     """
     opened: list[Tools] = []
+    exclusions = exclusions_of(settings)
 
     # Objects of a bucket are sources of their own, so not all stay open.
     @lru_cache(maxsize=OPEN_SOURCES)
@@ -346,6 +379,7 @@ def annotator_of(settings: Settings, expect: Expect = ignore) -> Callable[[Task]
         return source_of(settings, url)
 
     def annotate(task: Task) -> AnnotatedSeries:
+        exclusions.require(task.series)
         if not opened:
             opened.append(replace(tools_of(settings, task.source), expect=expect))
         threads = None if task.attempt == 1 else 1

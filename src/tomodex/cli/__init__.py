@@ -26,6 +26,7 @@ from tomodex.cli import (
     doctor,
     export,
     indexing,
+    privacy,
     receive,
     run,
     searching,
@@ -64,9 +65,13 @@ COMMANDS = (
     serve.serve,
     bridge.bridge,
     segment.segment,
+    privacy.identify,
+    privacy.erase,
     compare.compare_engine,
 )
 GROUPS = {
+    "audit": privacy.audit,
+    "optout": privacy.optout,
     "backfill": backfill.app,
     "cohort": cohorts.app,
     "config": config.app,

@@ -238,9 +238,12 @@ class SqliteQueue:
 
     def forget(self, series_uids: Sequence[str]) -> None:
         with self._writing_durably() as db:
+            # What is deleted is overwritten, here and, once others let go of it, in the journal.
+            db.pragma("secure_delete", "on")
             for table in ("task", "elsewhere", "result", "aside"):
                 sql = f"delete from {table} where series_uid = ?"
                 db.executemany(sql, [(uid,) for uid in series_uids])
+        self._read("pragma wal_checkpoint(truncate)", ())
 
     def known(self, source: str, window: Window | None = None) -> Iterator[str]:
         first = window.first.isoformat() if window else ""

@@ -440,6 +440,7 @@ def forget_series(file: Path, series_uids: Iterable[str]) -> None:
             uids = [(uid,) for uid in series_uids]
             db.executemany("delete from instance where series_uid = ?", uids)
             db.execute("delete from shared where id not in (select shared from instance)")
+        db.execute("pragma wal_checkpoint(truncate)")
 
 
 @contextmanager

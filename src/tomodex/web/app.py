@@ -18,6 +18,7 @@ from tomodex.pipeline import software_versions
 from tomodex.selection import load_rules
 from tomodex.settings import Settings
 from tomodex.web.guard import Guard, Patience
+from tomodex.web.identities import identities_router
 from tomodex.web.login import login_router, to_login, wants_login
 from tomodex.web.problems import PROBLEMS, Refused, answer_problems, problem
 from tomodex.web.routes import add_routes
@@ -72,6 +73,7 @@ def make_app(settings: Settings) -> FastAPI:
     if askers.everybody:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_NAMES)
     app.include_router(login_router(askers, sessions))
+    app.include_router(identities_router(settings))
     app.include_router(tasks_router(settings, queue, load_rules(settings.rules)))
     add_routes(app, settings, cohorts_of(settings), queue)
 
