@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -171,6 +172,8 @@ def test_a_back_fill_is_done_when_nothing_of_its_source_waits_in_any_lane(settin
         assert status_of(settings, plan).state == "running"
         queue.settle(task, Rejected(reason="4d", sentence="moves"))
     assert status_of(settings, plan).state == "done"
+    queue.put([replace(moved, series=replace(moved.series, fingerprint="changed"))])
+    assert status_of(settings, plan).state == "running"
 
 
 def test_an_archive_that_is_left_alone_is_held_against_no_day(settings, file, series):
