@@ -8,6 +8,7 @@ from functools import cache
 from typing import Literal
 
 from tomodex.terminology import Terminology
+from tomodex.web.pages.asking import Asked
 from tomodex.web.pages.drawing import SHAPES, Shape
 from tomodex.web.pages.edits import Question, asked_part, shows_of, with_state
 
@@ -39,14 +40,14 @@ class View:
     shown: bool
 
 
-def views_of(
-    question: Question, terminology: Terminology, asked: frozenset[str] = frozenset()
-) -> tuple[View, ...]:
-    """Every layer, the one shown that has what was asked for."""
-    regions = {key: _regions(key, question, terminology, asked) for key in TITLES}
-    lit = [key for key, inside in regions.items() if any(region.state for region in inside)]
-    # A sacrum is asked for by bone, whatever lies in front of it.
-    first = max(lit, key=lambda key: sum(bool(r.state) for r in regions[key]), default="organs")
+def views_of(question: Question, asked: Asked, terminology: Terminology) -> tuple[View, ...]:
+    """Every layer, the one shown that has what is looked for first."""
+    names = frozenset(asked.structures)
+    regions = {key: _regions(key, question, terminology, names) for key in TITLES}
+    first = next(
+        (key for name in asked.structures for key in TITLES if name in dict(_shapes_of(key))),
+        "organs",
+    )
     return tuple(
         View(key=key, title=title, regions=regions[key], shown=key == first)
         for key, title in TITLES.items()
@@ -56,9 +57,11 @@ def views_of(
 def _regions(
     view: str, question: Question, terminology: Terminology, asked: frozenset[str]
 ) -> tuple[Region, ...]:
-    return tuple(
+    regions = [
         _region(name, shapes, question, terminology, asked) for name, shapes in _shapes_of(view)
-    )
+    ]
+    # What is asked for is seen whole, whatever lies in front of it.
+    return tuple(sorted(regions, key=lambda region: bool(region.state)))
 
 
 def _region(

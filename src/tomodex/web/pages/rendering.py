@@ -21,6 +21,7 @@ from tomodex.errors import TomodexError
 from tomodex.search import Totals
 from tomodex.web.guard import asker_of, csrf_of
 from tomodex.web.pages.drawing import BEHIND, SKIN
+from tomodex.web.pages.structures import also_called
 from tomodex.web.problems import Refused, refusal_of
 
 FOLDER = Path(__file__).parent
@@ -102,9 +103,14 @@ def _environment() -> Environment:
         "moment": moment,
         "span": span,
         "percent": percent,
-        "plain": plain,
+        "short": short,
     }
-    environment.globals |= {"search": search_url, "skin": SKIN, "behind": BEHIND}
+    environment.globals |= {
+        "search": search_url,
+        "also_called": also_called,
+        "skin": SKIN,
+        "behind": BEHIND,
+    }
     return environment
 
 
@@ -119,9 +125,9 @@ def number(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def plain(value: object) -> str:
-    """A value of a header, without decimals that say nothing."""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+def short(uid: str) -> str:
+    """The two ends of a UID, where all of it stands elsewhere."""
+    return uid if len(uid) <= 24 else f"{uid[:12]}\N{HORIZONTAL ELLIPSIS}{uid[-10:]}"
 
 
 def percent(share: float) -> str:

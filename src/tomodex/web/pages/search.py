@@ -9,7 +9,8 @@ from tomodex.access import Asker
 from tomodex.chips import Chip
 from tomodex.cohorts import Cohorts, Counts
 from tomodex.errors import BadQuery
-from tomodex.search import Above, And, Below, Between, Hit, Not, Or, Seen, Shows, Term
+from tomodex.search import Hit, Seen
+from tomodex.web.pages.asking import NOTHING, Asked, asked_of
 from tomodex.web.pages.body import View, views_of
 from tomodex.web.pages.edits import Question, question_of
 from tomodex.web.pages.refining import Section, regions_of, sections_of, wholeness_of
@@ -110,7 +111,9 @@ class SearchPage:
 def start_page(cohorts: Cohorts) -> SearchPage:
     """The page before anything was asked."""
     nothing = Question(parts=())
-    return SearchPage(text="", examples=EXAMPLES, views=views_of(nothing, cohorts.terminology))
+    return SearchPage(
+        text="", examples=EXAMPLES, views=views_of(nothing, NOTHING, cohorts.terminology)
+    )
 
 
 def search_page(cohorts: Cohorts, asker: Asker, text: str, page: int, address: str) -> SearchPage:
@@ -128,7 +131,7 @@ def _answer(cohorts: Cohorts, asker: Asker, text: str, page: int, address: str) 
     shown = SearchPage(
         text=text,
         examples=(),
-        views=views_of(question, cohorts.terminology, asked),
+        views=views_of(question, asked, cohorts.terminology),
         chips=cohorts.chips(text),
         python=python_of(text, address),
     )
@@ -148,7 +151,7 @@ def _answer(cohorts: Cohorts, asker: Asker, text: str, page: int, address: str) 
 
 
 def _with_rows(
-    shown: SearchPage, cohorts: Cohorts, asker: Asker, asked: frozenset[str], page: int
+    shown: SearchPage, cohorts: Cohorts, asker: Asker, asked: Asked, page: int
 ) -> SearchPage:
     offset = (min(page, MOST_PAGES) - 1) * PER_PAGE
     found = cohorts.strips(asker, shown.text, PER_PAGE, offset)
@@ -161,6 +164,8 @@ def _with_rows(
         cards=[
             card_of(hit, found.seen.get(hit.series_uid, ()), asked, cohorts) for hit in found.hits
         ],
+            card_of(hit, found.seen.get(hit.series_uid, ()), asked, cohorts) for hit in found.hits
+        ],
         turn=Turn(
             page=offset // PER_PAGE + 1,
             last=min(MOST_PAGES, max(1, -(-series // PER_PAGE))),
@@ -170,7 +175,7 @@ def _with_rows(
     )
 
 
-def card_of(hit: Hit, seen: Sequence[Seen], asked: frozenset[str], cohorts: Cohorts) -> Card:
+def card_of(hit: Hit, seen: Sequence[Seen], asked: Asked, cohorts: Cohorts) -> Card:
     """What to show of a series."""
     scan = _numbers(hit, "scan_bottom_mm", "scan_top_mm")
     strip = strip_of(seen, scan, asked, cohorts.terminology)
@@ -181,22 +186,6 @@ def card_of(hit: Hit, seen: Sequence[Seen], asked: frozenset[str], cohorts: Coho
         how=" · ".join(_how(hit)),
         strip=strip,
     )
-
-
-def asked_of(term: Term | None) -> frozenset[str]:
-    """Every structure that a question asks for, landmarks too; not what must be missing."""
-    match term:
-        case And(terms=terms) | Or(terms=terms):
-            return frozenset().union(*map(asked_of, terms))
-        case Shows(structures=structures):
-            return frozenset(structures)
-        case Between(subject=subject, one=one, other=other):
-            return asked_of(subject) | asked_of(one) | asked_of(other)
-        case Above(subject=subject, landmark=landmark) | Below(subject=subject, landmark=landmark):
-            return asked_of(subject) | asked_of(landmark)
-        case Not() | None:
-            return frozenset()
-    return frozenset()
 
 
 def python_of(text: str, address: str) -> str:

@@ -10,6 +10,7 @@ from tomodex.cohorts import OneSeries
 from tomodex.queues import Audited, TaskState
 from tomodex.search import SEARCHABLE, Seen
 from tomodex.terminology import Terminology
+from tomodex.web.pages.asking import NOTHING
 from tomodex.web.pages.strip import Strip, strip_of
 from tomodex.web.viewer import viewer_url
 
@@ -78,7 +79,7 @@ def _strip(found: AnnotatedSeries, terminology: Terminology) -> Strip | None:
         )
         for one in found.annotations
     ]
-    return strip_of(seen, _ends(found.image), frozenset(), terminology)
+    return strip_of(seen, _ends(found.image), NOTHING, terminology)
 
 
 def _ends(image: Image | None) -> tuple[float, float] | None:

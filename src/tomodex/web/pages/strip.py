@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from tomodex.search import Seen
 from tomodex.terminology import Terminology
+from tomodex.web.pages.asking import Asked
 
 #: Ends of the axis: above the head, below the knees.
 TOP_SCORE = 110.0
@@ -135,7 +136,7 @@ def axis_of(seen: Iterable[Seen], terminology: Terminology) -> Axis | None:
 def strip_of(
     seen: Sequence[Seen],
     scan_mm: tuple[float, float] | None,
-    asked: frozenset[str],
+    asked: Asked,
     terminology: Terminology,
 ) -> Strip | None:
     """The picture; None where nothing was seen. `scan_mm` is (lower, upper end) of the image."""
@@ -149,10 +150,7 @@ def strip_of(
     return Strip(
         cover=_bar(place, low, high),
         bars=tuple(_lanes(seen, place)),
-        frames=tuple(
-            _bar(place, one.bottom_mm, one.top_mm, whole=one.complete)
-            for one in [one for one in seen if one.structure in asked][:MOST_FRAMED]
-        ),
+        frames=tuple(_frames(seen, asked, place))[:MOST_FRAMED],
         marks=tuple(Mark(x=_x(score), name=name) for name, score in MARKS.items()) if axis else (),
         whole=whole,
         cut=len(seen) - whole,
@@ -216,6 +214,23 @@ def _lanes(seen: Sequence[Seen], place: Place) -> Iterable[Bar]:
                 yield _bar(place, low, high, y, kind, whole)
 
 
+def _frames(seen: Sequence[Seen], asked: Asked, place: Place) -> Iterable[Bar]:
+    """Around what is looked for, and around each stretch that something must lie in."""
+    for one in seen:
+        if one.structure in asked.framed:
+            yield _bar(place, one.bottom_mm, one.top_mm, whole=one.complete)
+    for ends in asked.stretches:
+        low, high = sorted(_extent(seen, names) for names in ends)
+        if low and high and low[1] < high[0]:
+            yield _bar(place, low[1], high[0])
+
+
+def _extent(seen: Sequence[Seen], names: frozenset[str]) -> tuple[float, float] | tuple[()]:
+    """(lower, upper end) of the first that is seen of some structures; () where none is."""
+    found = [one for one in seen if one.structure in names]
+    return (found[0].bottom_mm, found[0].top_mm) if found else ()
+
+
 def _joined(stretches: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
     """Stretches that overlap as one."""
     joined: list[tuple[float, float]] = []
@@ -237,14 +252,12 @@ def _words(axis: Axis, low: float, high: float) -> str:
     return ", ".join(parts)
 
 
-def _label(
-    words: str, seen: Sequence[Seen], asked: frozenset[str], terminology: Terminology
-) -> str:
+def _label(words: str, seen: Sequence[Seen], asked: Asked, terminology: Terminology) -> str:
     whole = sum(one.complete for one in seen)
     said = [f"Image of {words}" if words else "Image", f"{whole} structures whole"]
     if whole < len(seen):
         said.append(f"{len(seen) - whole} cut")
-    for one in [one for one in seen if one.structure in asked][:MOST_FRAMED]:
+    for one in [one for one in seen if one.structure in asked.structures][:MOST_FRAMED]:
         name = terminology.structures[one.structure].display
         said.append(f"{name} {'whole' if one.complete else 'cut'}")
     return ", ".join(said)

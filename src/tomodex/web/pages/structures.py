@@ -21,6 +21,7 @@ class Part:
     key: str
     title: str
     named: Sequence[Anatomy]
+    unseen: Sequence[Anatomy] = ()  #: that no series shows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +53,10 @@ def structures_page(cohorts: Cohorts, asker: Asker, text: str) -> StructuresPage
 def _parts(
     everything: Sequence[Anatomy], structures: Sequence[Anatomy], terminology: Terminology
 ) -> list[Part]:
+    by_count = sorted(structures, key=lambda one: (-(one.series or 0), one.named.display))
     regions = {
         region: [
-            one
-            for one in structures
-            if terminology.structures[one.named.name].body_region == region
+            one for one in by_count if terminology.structures[one.named.name].body_region == region
         ]
         for region in REGIONS
     }
@@ -65,7 +65,8 @@ def _parts(
         Part(
             key=region.lower().replace(" ", "-"),
             title=region,
-            named=sorted(inside, key=lambda one: (-(one.series or 0), one.named.display)),
+            named=[one for one in inside if one.series],
+            unseen=[one for one in inside if not one.series],
         )
         for region, inside in regions.items()
         if inside
@@ -77,3 +78,10 @@ def _words(one: Anatomy) -> str:
     named = one.named
     words = (named.name, named.display, named.display_de, *named.synonyms, *named.codes.values())
     return "\n".join(words).casefold()
+
+
+def also_called(one: Anatomy, most: int = 4) -> list[str]:
+    """What else people say, German first, each wording once."""
+    words = {word.casefold(): word for word in (one.named.display_de, *one.named.synonyms) if word}
+    words.pop(one.named.display.casefold(), None)
+    return list(words.values())[:most]
