@@ -164,8 +164,6 @@ def _with_rows(
         cards=[
             card_of(hit, found.seen.get(hit.series_uid, ()), asked, cohorts) for hit in found.hits
         ],
-            card_of(hit, found.seen.get(hit.series_uid, ()), asked, cohorts) for hit in found.hits
-        ],
         turn=Turn(
             page=offset // PER_PAGE + 1,
             last=min(MOST_PAGES, max(1, -(-series // PER_PAGE))),
