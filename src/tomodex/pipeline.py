@@ -44,6 +44,7 @@ class Tools:
     terminology: Terminology
     expect: Expect = ignore  #: is told how long what comes next may take
     threads: int | None = None  #: that decode pixels; None: one for each core
+    show: Callable[[str, Segmentation], None] | None = None  #: draws a series' preview
 
 
 def annotate_series(listed: Series, tools: Tools, configuration: str) -> AnnotatedSeries:
@@ -69,6 +70,9 @@ def annotate_series(listed: Series, tools: Tools, configuration: str) -> Annotat
             volume.require_pixels()
         with _timed(seconds, "measure"):
             annotations = measure_and_code(segmentation, tools.terminology)
+        if segmentation and tools.show:
+            with _timed(seconds, "preview"):
+                tools.show(series.series_uid, segmentation)
     return AnnotatedSeries(
         series=series,
         image=image,

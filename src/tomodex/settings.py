@@ -117,6 +117,11 @@ class Settings(BaseSettings):
         description="Index StudyDescription, SeriesDescription and ProtocolName too. People type "
         "names into them.",
     )
+    preview: Literal["off", "heads left out", "heads cut off", "heads shown"] = Field(
+        "off",
+        description="Keep a small picture of each segmented series in `data`. Faces and skulls "
+        "tell whose they are.",
+    )
     pseudonym_key_file: Path | None = Field(
         None,
         description="File with the secret key of the patient pseudonyms; empty: one is made in "
