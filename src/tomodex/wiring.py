@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hmac
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import cast
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 from tomodex.annotation import AnnotatedSeries
@@ -15,7 +17,7 @@ from tomodex.auditlog import AuditLog
 from tomodex.bounds import Bounds, Expect, allowed_bytes, ignore
 from tomodex.cohorts import Cohorts
 from tomodex.disclosure import Disclosure
-from tomodex.errors import BadQuery, Misconfigured
+from tomodex.errors import BadQuery, Misconfigured, Unavailable
 from tomodex.exclusions import Exclusions, excluding
 from tomodex.identities import Identities, remembering
 from tomodex.indexes import Index, open_index
@@ -25,10 +27,12 @@ from tomodex.logbook import Logbook
 from tomodex.operations import Operations
 from tomodex.options import is_bare, without_query
 from tomodex.pipeline import Tools, annotate_series
+from tomodex.preview import Heads, Previews, draw_preview
 from tomodex.pseudonym import load_key, pseudonymizer
 from tomodex.queues import Queue, Task, open_queue
 from tomodex.registry import path_of
 from tomodex.saved import SavedCohorts
+from tomodex.segmentation import Segmentation
 from tomodex.segmenters import open_segmenter
 from tomodex.selection import load_rules
 from tomodex.settings import Settings
@@ -37,6 +41,11 @@ from tomodex.sources import Source, open_source
 from tomodex.sources.gate import Suspension, suspensions
 from tomodex.stores import Store, open_store
 from tomodex.terminology import load_terminology
+
+log = logging.getLogger(__name__)
+
+#: Name of the cursor of what forgets previews.
+PREVIEWS = "previews:"
 
 #: Sources that a worker keeps open.
 OPEN_SOURCES = 16
@@ -257,7 +266,7 @@ def audit_of(settings: Settings) -> AuditLog:
 def library_of(settings: Settings, cohorts: Cohorts) -> Library:
     """What people take away from a search; saved cohorts lie in the data folder."""
     _make_data_folder(settings.data)
-    return Library(cohorts, saved_of(settings))
+    return Library(cohorts, saved_of(settings), audit_of(settings))
 
 
 def saved_of(settings: Settings) -> SavedCohorts:
@@ -308,12 +317,43 @@ def consumer_openers(settings: Settings) -> dict[str, Callable[[], Sink]]:
     return {
         settings.index_url: partial(index_of, settings),
         **{url: partial(open_sink, url, settings.data) for url in settings.sinks},
+        **({PREVIEWS: partial(previews_of, settings)} if _has_previews(settings) else {}),
     }
+
+
+def previews_of(settings: Settings) -> Previews:
+    """The pictures of series, if any were made."""
+    return Previews(settings.data / "previews")
+
+
+def _has_previews(settings: Settings) -> bool:
+    """Whether there are pictures, or will be: those of a former setting are forgotten too."""
+    return settings.preview != "off" or (settings.data / "previews").is_dir()
+
+
+def _shower(settings: Settings) -> Callable[[str, Segmentation], None] | None:
+    """What keeps the picture of a series; None: the site wants none."""
+    if settings.preview == "off":
+        return None
+    previews, heads = previews_of(settings), cast(Heads, settings.preview.removeprefix("heads "))
+
+    def show(series_uid: str, segmentation: Segmentation) -> None:
+        picture = draw_preview(segmentation, heads)
+        try:
+            if picture is None:
+                previews.erase([series_uid])
+            else:
+                previews.put(series_uid, picture)
+        except Unavailable as full:  # a picture is no reason to do without the series
+            log.warning("no preview", extra={"series": series_uid, "sentence": str(full)})
+
+    return show
 
 
 def consumer_names(settings: Settings) -> tuple[str, ...]:
     """Names of everything that the results feed is delivered to."""
-    return (settings.index_url, *settings.sinks)
+    previews = (PREVIEWS,) if _has_previews(settings) else ()
+    return (settings.index_url, *settings.sinks, *previews)
 
 
 def segmenter_urls(settings: Settings) -> tuple[str, ...]:
@@ -356,6 +396,7 @@ def tools_of(settings: Settings, url: str) -> Tools:
         rules=load_rules(settings.rules),
         segmenters=tuple(open_segmenter(url) for url in segmenter_urls(settings)),
         terminology=load_terminology(),
+        show=_shower(settings),
     )
 
 
