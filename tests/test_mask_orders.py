@@ -157,6 +157,7 @@ def test_what_does_not_answer_is_asked_again_later_while_others_go_on(settings, 
     operations = Operations(settings.data / "operations.db", lambda: now[0])
     settings.data.mkdir()
     silent = operations.put(KIND, an_order().model_dump_json(), "ada")
+    now[0] += 1
     other = operations.put(KIND, an_order(structures=("spleen",)).model_dump_json(), "ada")
     assert make_next(operations, raising(Unavailable("the archive is silent")))
     assert make_next(operations, delivered)
@@ -246,9 +247,8 @@ def test_an_order_is_answered_with_where_to_ask(client, settings, operations):
     assert client.get(where).json()["status"] == "ready"
     be_maker(settings, "maker", iter_stop(1))
     done = client.get(where).json()
-    # The archive is empty, so the order is put off.
-    assert done["status"] == "in-progress"
-    assert "attempt 1" in done["errors"][0]
+    assert done["status"] == "failed"
+    assert f"holds no series {UID}" in done["errors"][0]
 
 
 def iter_stop(rounds: int):

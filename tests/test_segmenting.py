@@ -188,6 +188,15 @@ def test_a_folder_with_several_series_needs_a_name(tmp_path, settings, phantoms)
         deliver_order(settings, order(phantoms, tmp_path))
 
 
+def test_a_series_of_a_folder_with_several_is_found_by_its_uid(tmp_path, settings, phantoms):
+    image = next(iter(images_of(phantoms / ENHANCED.name).values()))
+    wish = {"series": image.SeriesInstanceUID, "source": str(phantoms), "structures": ("liver",)}
+    made = deliver_order(settings, order(phantoms, tmp_path, **wish))
+    assert (made.series_uid, made.structures) == (image.SeriesInstanceUID, ("liver",))
+    with pytest.raises(BadQuery, match=r"holds no series 9\.9"):
+        deliver_order(settings, order(phantoms, tmp_path, series="9.9", source=str(phantoms)))
+
+
 def test_an_archive_takes_dicom_only(tmp_path):
     store = open_store("dimse://TOMODEX@127.0.0.1:11112/PACS", tmp_path)
     with pytest.raises(BadQuery, match="takes DICOM only, and not nifti"):

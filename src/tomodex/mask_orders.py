@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -89,17 +90,21 @@ class Order(BaseModel):
 
     series: str = Field(max_length=4096, description="Its Series Instance UID.")
     source: str = Field(
-        "", max_length=2048, description="Name of its source; empty: the one that listed it."
+        default="",
+        max_length=2048,
+        description="Name of its source; empty: the one that listed it.",
     )
     structures: tuple[Name, ...] = Field(
-        ("all",), max_length=500, description="Such as liver, or left kidney; all for everything."
+        default=("all",),
+        max_length=500,
+        description="Such as liver, or left kidney; all for everything.",
     )
-    forms: tuple[Form, ...] = Field(("seg",), min_length=1, description="In which form.")
+    forms: tuple[Form, ...] = Field(default=("seg",), min_length=1, description="In which form.")
     files: Literal["together", "each"] = Field(
-        "together", description="each: one NIfTI or NRRD file for each structure."
+        default="together", description="each: one NIfTI or NRRD file for each structure."
     )
     packing: Literal["native", "rle", "deflated"] = Field(
-        "native", description="How the pixels of DICOM SEG are packed."
+        default="native", description="How the pixels of DICOM SEG are packed."
     )
     to: str = Field(max_length=2048, description="Where they are put.")
 
@@ -207,11 +212,22 @@ def _known_source(settings: Settings, order: Order) -> str:
 
 
 def _known_series(settings: Settings, order: Order, tools: Tools) -> Series:
-    states = queue_of(settings).states(order.series)
-    known = next((s.series for s in states if not order.source or s.series.study_uid), None)
-    if known is not None and not order.source:
-        return known
-    return tools.source.describe(order.series).series
+    """The series as its source listed it, or lists it now."""
+    source = tools.source
+    for state in queue_of(settings).states(order.series):
+        if state.source == source.url and state.series.study_uid:
+            return state.series
+    try:
+        return source.describe(order.series).series
+    except Unavailable:
+        # A folder knows only what it has looked through; any other source was asked.
+        if urlsplit(source.url).scheme != "folder":
+            raise
+    found = (one.series for one in source.find() if one.series.series_uid == order.series)
+    series = next(found, None)
+    if series is None:
+        raise BadQuery(f"{source.url} holds no series {order.series[:64]}")
+    return series
 
 
 # --- over HTTP ------------------------------------------------------------------------------------

@@ -82,8 +82,10 @@ class DicomArchiveSink:
 
     def __init__(self, url: str, state: Path | None = None) -> None:
         self._patient, rest = _split_patient(url)
-        self._scratch = TemporaryDirectory(prefix="tomodex-")
-        self._archive = cast(Archive, open_store(rest, state or Path(self._scratch.name)))
+        # What is remembered of an archive is where other processes look for it, too.
+        self._scratch = None if state else TemporaryDirectory(prefix="tomodex-")
+        place = state or Path(self._scratch.name if self._scratch else "")
+        self._archive = cast(Archive, open_store(rest, place))
 
     def write(self, annotated: Sequence[AnnotatedSeries]) -> None:
         """Send a report of each in which something was found.
@@ -107,7 +109,8 @@ class DicomArchiveSink:
 
     def close(self) -> None:
         self._archive.close()
-        self._scratch.cleanup()
+        if self._scratch:
+            self._scratch.cleanup()
 
     def _belongs(self, annotated: AnnotatedSeries) -> tuple[Subject, Evidence]:
         if self._patient == "pseudonym":
