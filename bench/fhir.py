@@ -1,9 +1,10 @@
-"""FHIR: transactions made on one core, and all results as NDJSON.
+"""FHIR: transactions made and checked on one core, and all results as NDJSON.
 
     python bench/fhir.py [--series 100000] [--structures 40]
 
-Prints one line of JSON: bundles of --structures structures made and written as JSON a second, and
-the time, the peak memory and the bytes of a bulk export.
+Prints one line of JSON: bundles of --structures structures made and written as JSON a second, the
+same with the check that a sink makes before it sends them, and the time, the peak memory and the
+bytes of a bulk export.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from tests.annotated import ONE
 from tomodex.annotation import AnnotatedSeries, annotate
 from tomodex.formats.fhir import Naming, indexed_series, transaction
 from tomodex.formats.fhir.bulk import write_bulk
+from tomodex.formats.fhir.checking import check_transaction
 from tomodex.terminology import load_terminology
 
 
@@ -54,6 +56,12 @@ def main() -> None:
     some, begin = list(series(2000, asked.structures)), time.process_time()
     size = sum(len(orjson.dumps(transaction(one, [indexed_series(one)], Naming()))) for one in some)
     bundles_per_s = len(some) / (time.process_time() - begin)
+    begin = time.process_time()
+    for one in some:
+        bundle = transaction(one, [indexed_series(one)], Naming())
+        check_transaction(bundle, Naming())
+        orjson.dumps(bundle)
+    checked_per_s = len(some) / (time.process_time() - begin)
     before_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     with tempfile.TemporaryDirectory() as folder:
         begin = time.monotonic()
@@ -70,6 +78,7 @@ def main() -> None:
         json.dumps(
             {
                 "bundles_per_s_and_core": round(bundles_per_s),
+                "checked_bundles_per_s_and_core": round(checked_per_s),
                 "bundle_bytes": round(size / len(some)),
                 "bulk_series": asked.series,
                 "bulk_s": round(seconds, 1),

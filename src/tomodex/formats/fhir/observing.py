@@ -61,7 +61,8 @@ def _observation(
             "security": [asserted_by_ai()],
         },
         "identifier": [
-            {"system": naming_.identifiers("series-measurement"), "value": "|".join(key)}
+            # Without a bar: HAPI does not find a value that has one, to delete it.
+            {"system": naming_.identifiers("series-measurement"), "value": ":".join(key)}
         ],
         "partOf": [{"reference": f"ImagingStudy/{study_id(annotated.series.study_uid, naming_)}"}],
         "status": "final",

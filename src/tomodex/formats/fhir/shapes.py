@@ -13,12 +13,17 @@ from datetime import date, datetime
 from functools import cache
 from typing import Any
 
+import orjson
+
 from tomodex.formats.fhir import naming
 from tomodex.formats.fhir.naming import Naming
 from tomodex.formats.fhir.resources import MODALITIES, MOST, SIDES, is_uid
 from tomodex.measurement import SIDES as AXES
 
 Kind = Callable[[Any], None]
+
+#: Of each kind; all structures of all models are some hundreds.
+REMEMBERED = 4096
 
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}", re.ASCII)
 _URL = re.compile(r"[a-z][a-z0-9+.\-]*:[^\s<>\"{}|\\^`]+", re.ASCII)
@@ -185,6 +190,34 @@ def coding(system: str, *codes: str) -> Kind:
     return check
 
 
+def seen_before(kind: Kind) -> Kind:
+    """The same, remembering what was right: an archive names the same few hundred things always."""
+    right: set[bytes] = set()
+
+    def check(value: Any) -> None:
+        try:
+            text_of_it = orjson.dumps(value)
+        except TypeError:
+            raise Wrong("is nothing that JSON can say") from None
+        if text_of_it in right:
+            return
+        kind(value)
+        if len(right) < REMEMBERED:
+            right.add(text_of_it)
+
+    return check
+
+
+def told_by(name: str, kinds: Mapping[str, Kind], otherwise: Kind) -> Kind:
+    """The one of these kinds that the element `name` tells."""
+
+    def check(value: Any) -> None:
+        told = value.get(name) if type(value) is dict else None
+        (kinds.get(told, otherwise) if type(told) is str else otherwise)(value)
+
+    return check
+
+
 def concept(system: str, *codes: str) -> Kind:
     """One code, as a CodeableConcept."""
     return record({"coding": several(coding(system, *codes), most=1)}, {"text": text})
@@ -285,17 +318,9 @@ def _urn_of_uid(value: Any) -> None:
 
 def _structure(ours: Naming) -> Kind:
     """SNOMED CT and RadLex as far as they have it, then our own name, always."""
-    kinds: dict[Any, Kind] = {
-        naming.SNOMED: coding(naming.SNOMED),
-        naming.RADLEX: coding(naming.RADLEX),
-        ours.labels: coding(ours.labels),
-    }
-
-    def one(value: Any) -> None:
-        system = value.get("system") if type(value) is dict else None
-        kinds.get(system, kinds[ours.labels])(value)
-
-    each = several(one, most=3)
+    own = coding(ours.labels)
+    theirs = {system: coding(system) for system in (naming.SNOMED, naming.RADLEX)}
+    each = several(told_by("system", theirs, own), most=3)
 
     def codings(value: Any) -> None:
         each(value)
@@ -303,7 +328,7 @@ def _structure(ours: Naming) -> Kind:
         if len(set(systems)) != len(systems) or ours.labels not in systems:
             raise Wrong("does not have our own name once, and each system at most once")
 
-    return record({"coding": codings}, {"text": text})
+    return seen_before(record({"coding": codings}, {"text": text}))
 
 
 def _body_structure(ours: Naming) -> Kind:
@@ -313,13 +338,8 @@ def _body_structure(ours: Naming) -> Kind:
     cut = record(
         {"url": one_of("cut"), "valueCode": one_of(*(side for axis in AXES for side in axis))}
     )
-    parts: dict[Any, Kind] = {"volume": volume, "meanIntensity": mean, "cut": cut}
-
-    def part(value: Any) -> None:
-        name = value.get("url") if type(value) is dict else None
-        parts.get(name, volume)(value)
-
-    each = several(part, most=8)
+    parts = {"meanIntensity": mean, "cut": cut}
+    each = several(told_by("url", parts, volume), most=8)
 
     def measured(value: Any) -> None:
         each(value)
@@ -328,7 +348,7 @@ def _body_structure(ours: Naming) -> Kind:
             raise Wrong("does not have one volume and at most one mean")
 
     measurement = record({"url": one_of(ours.measurement), "extension": measured})
-    side = concept(naming.SNOMED, *(code for code, _ in SIDES.values()))
+    side = seen_before(concept(naming.SNOMED, *(code for code, _ in SIDES.values())))
     structure = record(
         {"structure": _structure(ours)},
         {"extension": several(measurement, most=1), "laterality": side},
@@ -358,7 +378,7 @@ def _device(ours: Naming) -> Kind:
     )
     setting = record({"type": concept(ours.parameters), "valueString": text})
     configuration = identifier(one_of(ours.identifiers("indexer-configuration")))
-    return _resource(
+    made = _resource(
         "Device",
         ours.profile("tomodex-device"),
         {
@@ -371,6 +391,7 @@ def _device(ours: Naming) -> Kind:
         },
         {"property": several(setting)},
     )
+    return seen_before(made)
 
 
 def _provenance(ours: Naming) -> Kind:
@@ -396,10 +417,7 @@ def _observation(ours: Naming) -> Kind:
     volume = coding(naming.SNOMED, "118565006")
     attenuation = coding(naming.DCM, "112031")
 
-    def code(value: Any) -> None:
-        system = value.get("system") if type(value) is dict else None
-        (volume if system == naming.SNOMED else attenuation)(value)
-
+    code = told_by("system", {naming.SNOMED: volume}, attenuation)
     measured = identifier(one_of(ours.identifiers("series-measurement")))
     return _resource(
         "Observation",

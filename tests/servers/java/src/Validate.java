@@ -23,8 +23,7 @@ import org.hl7.fhir.r5.utils.validation.constants.BestPracticeWarningLevel;
  * Validates resources as HL7 means it, with HAPI: one resource to a line of stdin, one OperationOutcome
  * to a line of stdout.
  *
- * <p>java Validate R5 FROM...: also against the definitions in these files and folders.
- * java Validate R4: against R4 alone.
+ * <p>java Validate R5|R4 FROM...: also against the definitions in these files and folders.
  */
 final class Validate {
   public static void main(String[] arguments) throws IOException {
