@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import BaseModel, ConfigDict
 
 from tomodex.access import Asker
 from tomodex.operations import Operation, Operations, Status
-from tomodex.web.answers import NOT_THERE, Asking
+from tomodex.rebuilding import KIND
+from tomodex.web.answers import FORBIDDEN, NOT_THERE, Asking
+from tomodex.web.guard import permit
 from tomodex.web.problems import Refused
 
 
@@ -58,6 +60,19 @@ def operations_router(operations: Operations) -> APIRouter:
         """Newest first; whoever operates Tomodex sees those of all."""
         whose = "" if asker.may("operate") else asker.name
         return [seen(one) for one in operations.newest(whose, limit)]
+
+    @router.post(
+        "/rebuild",
+        status_code=HTTPStatus.ACCEPTED,
+        responses={403: FORBIDDEN},
+        dependencies=[Depends(permit("operate"))],
+        summary="Have the index made anew",
+    )
+    def rebuild(response: Response, asker: Asking) -> OperationSeen:
+        """From the results, as `tomodex rebuild` does; searches find less until it is done."""
+        placed = operations.put(KIND, "{}", asker.name)
+        response.headers["Location"] = f"/v1/operations/{placed.id}"
+        return seen(placed)
 
     @router.get("/{id}", responses={404: NOT_THERE}, summary="How far an operation has come")
     def see(id: Annotated[str, Path(max_length=64)], asker: Asking) -> OperationSeen:

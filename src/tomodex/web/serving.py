@@ -9,6 +9,7 @@ import uvicorn
 
 from tomodex.doors import Serve, is_loopback
 from tomodex.errors import Misconfigured
+from tomodex.rebuilding import Rebuilder
 from tomodex.settings import Settings
 from tomodex.web.app import make_app
 
@@ -41,10 +42,12 @@ def serve(settings: Settings, started: Callable[[int], None]) -> None:
         ssl_certfile=door.certificate,
         ssl_keyfile=door.key,
     )
-    listening = _listen(door)
+    listening, rebuilder = _listen(door), Rebuilder(settings)
+    rebuilder.start()
     started(listening.getsockname()[1])
     with listening:
         _run(config, listening)
+    rebuilder.end()
 
 
 def require_guard(settings: Settings) -> None:
