@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from tests.contracts.index import IndexContract, archive, asked, counts, tally
 from tomodex.errors import Misconfigured, Unavailable
 from tomodex.indexes import duckdb as adapter
 from tomodex.indexes import open_index
-from tomodex.indexes.duckdb import DuckDBIndex
+from tomodex.indexes.duckdb import DuckDBIndex, store
 from tomodex.indexes.duckdb.schema import WORDS, labels
 from tomodex.indexes.duckdb.store import FileStore
 
@@ -26,6 +27,14 @@ import sys, duckdb
 db = duckdb.connect(sys.argv[1], read_only=sys.argv[2] == "read")
 print("held", flush=True)
 sys.stdin.read()
+"""
+
+#: Writes one batch.
+WRITE_ONE = """
+import sys
+from tests.contracts.index import archive
+from tomodex.indexes.duckdb import DuckDBIndex
+DuckDBIndex(sys.argv[1]).write(archive()[:30])
 """
 
 #: Writes batches until it is killed.
@@ -124,6 +133,65 @@ def test_searches_and_writes_of_one_process_do_not_disturb_each_other(path: Path
     assert indexes[0].search(asked("")).series == 40
 
 
+def test_searches_of_one_process_go_on_at_once(path: Path) -> None:
+    index = opened(path)
+    index.write(archive()[:3])
+    with index._store.reading() as one, index._store.reading() as other:
+        assert index.search(asked("")).series == 3
+        assert [db.execute("select count(*) from series").fetchone() for db in (one, other)] == [
+            (3,),
+            (3,),
+        ]
+
+
+def test_a_writer_of_another_process_gets_in_however_much_is_searched(path: Path) -> None:
+    index = opened(path)
+    index.write(archive()[:3])
+    done = threading.Event()
+
+    def search() -> None:
+        while not done.is_set():
+            index.search(asked("liver"))
+
+    with ThreadPoolExecutor() as threads:
+        searching = [threads.submit(search) for _ in range(3)]
+        with writer(path) as process:
+            process.communicate(timeout=30)
+        done.set()
+        for one in searching:
+            one.result()
+    assert index.search(asked("")).series == 30
+
+
+def test_a_file_that_nobody_searches_is_open_to_all_after_a_while(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "IDLE_S", 0.1)
+    index = opened(path)
+    assert index.search(asked("")).series == 0
+    time.sleep(0.5)
+    with holder(path, "write") as other:
+        other.communicate()
+    index.write(archive()[:1])
+    assert index.search(asked("")).series == 1
+
+
+def test_a_search_reads_the_file_that_took_the_place_of_another(path: Path) -> None:
+    index, other = opened(path), opened(path)
+    index.write(archive())
+    assert other.search(asked("")).series == 300
+    index.clear()
+    index.write(archive()[:5])
+    assert other.search(asked("")).series == 5
+
+
+def writer(path: Path) -> subprocess.Popen[bytes]:
+    """Writes one batch of 30 series."""
+    command = [sys.executable, "-c", WRITE_ONE, f"duckdb://{path}"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(command, env=environment)
+
+
 def test_a_writer_that_is_killed_leaves_whole_batches(path: Path) -> None:
     for kill_after_s in (0.03, 0.1, 0.2, 0.35):
         command = [sys.executable, "-c", WRITE, f"duckdb://{path}"]
@@ -211,13 +279,14 @@ def _told(tidy, calls):  # type: ignore[no-untyped-def]
     return told
 
 
-def test_nothing_is_left_beside_the_file_but_its_lock(path: Path) -> None:
+def test_nothing_is_left_beside_the_file_but_its_locks(path: Path) -> None:
     index = opened(path)
     index.write(archive())
     index._store.tidy()
     index.clear()
     index.close()
-    assert {p.name for p in path.parent.iterdir()} == {"index.duckdb", "index.duckdb.lock"}
+    names = {p.name for p in path.parent.iterdir()}
+    assert names == {"index.duckdb", "index.duckdb.lock", "index.duckdb.door"}
 
 
 def test_structures_keep_their_bits_when_new_ones_come(path: Path) -> None:

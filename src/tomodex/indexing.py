@@ -41,6 +41,13 @@ ProgressOf = Callable[[str], Progress]
 #: Seconds between two deliveries while workers work: an answer is as old as this at most.
 DELIVERY_S = 2.0
 
+#: What part of the time deliveries may take: who searches an embedded index waits while it is
+#: written, so one answer in twenty is late at most.
+DELIVERY_PART = 0.04
+
+#: And the longest pause that this makes.
+LONGEST_PAUSE_S = 60.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
@@ -138,18 +145,20 @@ class Delivery:
     def __init__(self, queue: Queue, consumers: Mapping[str, Sink]) -> None:
         self._queue = queue
         self._consumers = consumers
-        self._last = time.monotonic()
+        self._next = time.monotonic() + DELIVERY_S
         self.delivered = 0
 
     def now_and_then(self) -> None:
         """Deliver if it is time; a consumer that does not answer is asked again later."""
-        if time.monotonic() - self._last < DELIVERY_S:
+        begin = time.monotonic()
+        if begin < self._next:
             return
         try:
             self.finish()
         except Unavailable as unavailable:
             log.warning("not delivered", extra={"sentence": str(unavailable)})
-        self._last = time.monotonic()
+        end = time.monotonic()
+        self._next = end + min(max(DELIVERY_S, (end - begin) / DELIVERY_PART), LONGEST_PAUSE_S)
 
     def finish(self) -> None:
         """Deliver what is left; a consumer that does not answer holds up no other.
