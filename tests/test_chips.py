@@ -67,6 +67,8 @@ def test_a_question_without_one_part_still_demands_all_others(question):
         ("slices < 1.5 mm", "Slice thickness: under 1.5 mm"),
         ("StudyDate > 2020", "Study date: over 2020-12-31"),
         ("KVP = 120", "KVP: 120 kV"),
+        ("age >= 40", "Age: at least 40 years"),
+        ("age > 40", "Age: over 40 years"),
         ("Manufacturer in (GE, SIEMENS)", "Manufacturer: GE or SIEMENS"),
         ("contrast = *", "Contrast agent: any"),
         ("liver volume > 1.5 l", "Liver, over 1500 ml"),
