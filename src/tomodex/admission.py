@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    field_validator,
+    model_validator,
+)
 
 from tomodex.access import Asker, Role
 from tomodex.errors import Misconfigured
@@ -56,6 +65,7 @@ class Oidc(BaseModel):
     audience: str = Field(min_length=1)  #: what its tokens are to be meant for
     client: str = ""  #: our client id there, for logins in a browser; "": tokens only
     client_secret: SecretPlace | None = None  #: None: a public client
+    redirect: str = ""  #: URL of our /login/callback, as the provider knows it
     roles_claim: str = "realm_access.roles"  #: where its tokens say roles; dots go deeper
     roles: Mapping[str, Role] = Field(min_length=1)  #: what it calls them -> what they are here
     name_claim: str = "preferred_username"  #: who somebody is, for the audit log
@@ -75,6 +85,12 @@ class Oidc(BaseModel):
         if parts.username or parts.password:
             raise ValueError("an issuer's URL holds no password")
         return issuer
+
+    @model_validator(mode="after")
+    def _lead_back(self) -> Oidc:
+        if self.client and not re.fullmatch(r"https?://[^\s?#]+/login/callback", self.redirect):
+            raise ValueError("redirect is our URL that ends in /login/callback")
+        return self
 
 
 class Access(BaseModel):

@@ -20,11 +20,12 @@ from tomodex.settings import Settings
 from tomodex.web.guard import Guard, Patience
 from tomodex.web.identities import identities_router
 from tomodex.web.login import login_router, to_login, wants_login
+from tomodex.web.oidc import Provider
 from tomodex.web.problems import PROBLEMS, Refused, answer_problems, problem
 from tomodex.web.routes import add_routes
 from tomodex.web.sessions import Sessions
 from tomodex.web.tasks import MOST_BODY_BYTES, tasks_router
-from tomodex.wiring import cohorts_of, queue_of
+from tomodex.wiring import audit_of, cohorts_of, queue_of
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ def make_app(settings: Settings) -> FastAPI:
     queue, watching = queue_of(settings), CapacityLimiter(MOST_WATCHING)
     askers = Askers(settings.access, settings.serve.token)
     sessions = Sessions(settings.data / "sessions.db", askers, settings.access.session_h)
+    provider = Provider(settings.access.oidc) if settings.access.oidc else None
     app = FastAPI(
         title="Tomodex",
         version=version("tomodex"),
@@ -69,10 +71,10 @@ def make_app(settings: Settings) -> FastAPI:
         responses=dict(PROBLEMS),
     )
     answer_problems(app)
-    _guard(app, Guard(askers, sessions, Patience(settings.serve.per_second)))
+    _guard(app, Guard(askers, sessions, Patience(settings.serve.per_second), provider))
     if askers.everybody:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_NAMES)
-    app.include_router(login_router(askers, sessions))
+    app.include_router(login_router(askers, sessions, audit_of(settings), provider))
     app.include_router(identities_router(settings))
     app.include_router(tasks_router(settings, queue, load_rules(settings.rules)))
     add_routes(app, settings, cohorts_of(settings), queue)

@@ -15,13 +15,15 @@ from ipaddress import ip_address
 from typing import Protocol
 from urllib.parse import parse_qs, urlsplit
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi import Request
-from fastapi.concurrency import run_in_threadpool
 
 from tomodex.access import Asker, Right
 from tomodex.admission import Askers
 from tomodex.doors import is_loopback
-from tomodex.web.problems import Refused
+from tomodex.errors import Unavailable
+from tomodex.web.problems import Refused, refusal_of
 from tomodex.web.sessions import COOKIE, Session, Sessions, fits
 
 #: What may be asked by anybody: whether it lives, and what a login page needs.
@@ -42,6 +44,9 @@ MOST_FIELDS = 1000
 
 #: Clients that are told apart; of more, the one that has been silent for longest is forgotten.
 MOST_CLIENTS = 10_000
+
+#: Tokens of a provider that are looked at at once.
+MOST_ASKING = 4
 
 #: Seconds whose requests a client may make at once.
 BURST_S = 4.0
@@ -107,6 +112,7 @@ class Guard:
         self._sessions = sessions
         self._patience = patience
         self._provider = provider
+        self._asking = CapacityLimiter(MOST_ASKING)
 
     async def admit(self, request: Request) -> None:
         """Let a request pass, and let `asker_of` and `csrf_of` say who it is.
@@ -138,9 +144,15 @@ class Guard:
             return None
         asker = self._askers.of_token(token)
         if asker is None and self._provider and token.count(".") == 2:
-            # It may have to fetch the provider's keys.
-            asker = await run_in_threadpool(self._provider.asker, token)
+            asker = await self._asker_of_provider(self._provider, token)
         return asker
+
+    async def _asker_of_provider(self, provider: Provider, token: str) -> Asker | None:
+        # It may have to fetch keys; while it waits for them, others find threads free.
+        try:
+            return await run_sync(provider.asker, token, limiter=self._asking)
+        except Unavailable as silent:
+            raise refusal_of(silent) from silent
 
     def _session(self, request: Request) -> Session | None:
         cookie = request.cookies.get(COOKIE, "")

@@ -5,21 +5,24 @@ from __future__ import annotations
 import logging
 from html import escape
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from tomodex.admission import Askers, seal_of
+from tomodex.auditlog import Audit
 from tomodex.web.guard import Patience, address_of, form_of
+from tomodex.web.oidc import Provider, new_attempt
 from tomodex.web.problems import Refused
-from tomodex.web.sessions import COOKIE, Sessions
+from tomodex.web.sessions import ATTEMPT_COOKIE, COOKIE, Sessions
 
 log = logging.getLogger(__name__)
 
 #: Logins of one address a second; a person who mistypes is not held up, a program that guesses is.
-LOGINS_PER_SECOND = 1.0
+LOGINS_PER_SECOND = 2.0
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -41,17 +44,25 @@ PAGE = """<!doctype html>
 </html>
 """
 
+ONWARD = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Logged in - Tomodex</title>
+<meta http-equiv="refresh" content="0;url={after}"><a href="{after}">Go on</a></html>
+"""
 
-def login_router(askers: Askers, sessions: Sessions) -> APIRouter:
-    """The routes, for those who are known by a token."""
+
+def login_router(
+    askers: Askers, sessions: Sessions, audit: Audit, provider: Provider | None = None
+) -> APIRouter:
+    """The routes, for those who are known by a token or by a provider."""
     router = APIRouter(include_in_schema=False)
     patience = Patience(LOGINS_PER_SECOND)
+    offered = provider is not None and provider.has_login
 
     @router.get("/login")
     def show(after: Annotated[str, Query(alias="next", max_length=4096)] = "/") -> Response:
         if askers.everybody:
             return RedirectResponse(local_path(after), HTTPStatus.SEE_OTHER)
-        return login_page(after)
+        return login_page(after, offered=offered)
 
     @router.post("/login")
     async def log_in(request: Request) -> Response:
@@ -61,15 +72,21 @@ def login_router(askers: Askers, sessions: Sessions) -> APIRouter:
         asker = askers.of_token(token)
         if asker is None:
             log.warning("login refused", extra={"client": address_of(request)})
-            return login_page(after, "Nobody has this token.")
-        log.info("logged in", extra={"asker": asker.name})
+            return login_page(after, "Nobody has this token.", offered=offered)
+        await run_in_threadpool(audit.write, asker, "login")
         answer = RedirectResponse(local_path(after), HTTPStatus.SEE_OTHER)
         give_cookie(request, answer, sessions.begin(asker, seal_of(token)))
         return answer
 
+    if provider and offered:
+        _add_provider(router, provider, sessions, audit, patience)
+
     @router.post("/logout")
     def log_out(request: Request) -> Response:
-        sessions.end(request.cookies.get(COOKIE, ""))
+        session = sessions.find(request.cookies.get(COOKIE, ""))
+        if session:
+            sessions.end(request.cookies[COOKIE])
+            audit.write(session.asker, "logout")
         answer = RedirectResponse("/login", HTTPStatus.SEE_OTHER)
         answer.delete_cookie(COOKIE, path="/")
         return answer
@@ -77,12 +94,51 @@ def login_router(askers: Askers, sessions: Sessions) -> APIRouter:
     return router
 
 
-def login_page(after: str, complaint: str = "") -> Response:
-    """The form; `after` is where a login leads."""
+def _add_provider(
+    router: APIRouter, provider: Provider, sessions: Sessions, audit: Audit, patience: Patience
+) -> None:
+    """The way to the provider, and back from it."""
+
+    @router.get("/login/provider")
+    def go(
+        request: Request, after: Annotated[str, Query(alias="next", max_length=4096)] = "/"
+    ) -> Response:
+        patience.require(address_of(request))
+        attempt = new_attempt()
+        answer = RedirectResponse(provider.login_url(attempt), HTTPStatus.SEE_OTHER)
+        cookie = sessions.begin_attempt(attempt, local_path(after))
+        # It has to come with a visit from the provider's site.
+        _set_cookie(request, answer, ATTEMPT_COOKIE, cookie, "lax")
+        return answer
+
+    @router.get("/login/callback")
+    def come_back(
+        request: Request,
+        state: Annotated[str, Query(max_length=200)] = "",
+        code: Annotated[str, Query(max_length=4096)] = "",
+    ) -> Response:
+        patience.require(address_of(request))
+        begun = sessions.take_attempt(request.cookies.get(ATTEMPT_COOKIE, ""), state)
+        asker = provider.log_in(begun[0], code) if begun and code else None
+        if begun is None or asker is None:
+            log.warning("login refused", extra={"client": address_of(request)})
+            return login_page("/", "The login did not succeed; try again.", offered=True)
+        audit.write(asker, "login")
+        # A page that goes on by itself: a browser sends no strict cookie along a way that began
+        # at another site.
+        answer = HTMLResponse(ONWARD.format(after=escape(begun[1])))
+        give_cookie(request, answer, sessions.begin(asker))
+        answer.delete_cookie(ATTEMPT_COOKIE, path="/")
+        return answer
+
+
+def login_page(after: str, complaint: str = "", *, offered: bool = False) -> Response:
+    """The form; `after` is where a login leads, `offered` adds the provider's."""
+    link = f'<p><a href="/login/provider?next={quote(local_path(after), safe="")}">'
     page = PAGE.format(
         after=escape(local_path(after)),
         complaint=f'<p role="alert">{escape(complaint)}</p>' if complaint else "",
-        provider="",
+        provider=f"{link}Log in with your hospital account</a></p>" if offered else "",
     )
     return HTMLResponse(page, HTTPStatus.UNAUTHORIZED if complaint else HTTPStatus.OK)
 
@@ -112,11 +168,11 @@ def local_path(after: str) -> str:
 
 def give_cookie(request: Request, answer: Response, cookie: str) -> None:
     """Have the browser keep who it is: out of reach of scripts, and sent to us from us alone."""
-    answer.set_cookie(
-        COOKIE,
-        cookie,
-        path="/",
-        httponly=True,
-        samesite="strict",
-        secure=request.url.scheme == "https",
-    )
+    _set_cookie(request, answer, COOKIE, cookie, "strict")
+
+
+def _set_cookie(
+    request: Request, answer: Response, name: str, value: str, same: Literal["lax", "strict"]
+) -> None:
+    secure = request.url.scheme == "https"
+    answer.set_cookie(name, value, path="/", httponly=True, samesite=same, secure=secure)

@@ -22,8 +22,15 @@ import apsw
 from tomodex.access import RIGHTS, Asker, Role
 from tomodex.admission import Askers
 from tomodex.errors import Misconfigured
+from tomodex.web.oidc import Attempt
 
 COOKIE = "tomodex-session"
+
+#: Of a login that a provider was asked for; it comes back from another site.
+ATTEMPT_COOKIE = "tomodex-login"
+
+#: Seconds that somebody may take to log in at a provider.
+ATTEMPT_S = 600
 
 #: 256 random bits.
 COOKIE_BYTES = 32
@@ -37,6 +44,15 @@ create table if not exists session (
     name   text not null,
     roles  text not null,            -- of those of whom another said who they are
     ends_s real not null             -- since 1970
+) strict, without rowid;
+-- Logins that a provider was asked for.
+create table if not exists attempt (
+    digest   blob primary key,       -- SHA-256 of the cookie
+    state    text not null,
+    nonce    text not null,
+    verifier text not null,
+    after    text not null,          -- where it leads
+    ends_s   real not null
 ) strict, without rowid;
 """
 
@@ -92,6 +108,32 @@ class Sessions:
             known = frozenset(cast(Role, role) for role in roles.split() if role in RIGHTS)
             asker = Asker(name=name, roles=known)
         return Session(asker=asker, csrf=_csrf(cookie)) if asker else None
+
+    def begin_attempt(self, attempt: Attempt, after: str) -> str:
+        """Remember a login that a provider is asked for; the value of its cookie."""
+        cookie, now = secrets.token_urlsafe(COOKIE_BYTES), self._now()
+        row = (_digest(cookie), attempt.state, attempt.nonce, attempt.verifier, after)
+        with self._lock:
+            self._db.execute("delete from attempt where ends_s < ?", (now,))
+            self._db.execute(
+                "insert into attempt values (?, ?, ?, ?, ?, ?)", (*row, now + ATTEMPT_S)
+            )
+        return cookie
+
+    def take_attempt(self, cookie: str, state: str) -> tuple[Attempt, str] | None:
+        """The login that the browser comes back from, and where it leads; it is taken once.
+
+        None: it was not begun here, or it took too long.
+        """
+        sql = """delete from attempt where digest = ? and ends_s >= ?
+            returning state, nonce, verifier, after"""
+        with self._lock:
+            found: Any = self._db.execute(sql, (_digest(cookie), self._now()))
+            rows: list[tuple[str, str, str, str]] = found.fetchall()
+        if not rows or not hmac.compare_digest(rows[0][0].encode(), state.encode()):
+            return None
+        begun, nonce, verifier, after = rows[0]
+        return Attempt(state=begun, nonce=nonce, verifier=verifier), after
 
     def end(self, cookie: str) -> None:
         """Log out."""
