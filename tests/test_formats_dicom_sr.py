@@ -165,6 +165,8 @@ def test_without_a_segmentation_it_points_at_the_series():
 def test_the_same_result_is_the_same_report_and_another_one_is_not():
     other = with_structures(SPLEEN)
     assert report().SOPInstanceUID == report().SOPInstanceUID
+    later = replace(ONE, provenance=replace(ONE.provenance, finished="2026-11-24T10:00:00+01:00"))
+    assert report().SOPInstanceUID == report(later).SOPInstanceUID
     assert report().SOPInstanceUID != report(other).SOPInstanceUID
     assert report().SeriesInstanceUID == report(other).SeriesInstanceUID
 

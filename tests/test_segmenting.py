@@ -138,7 +138,7 @@ def test_all_structures_come_in_one_file_with_their_names(tmp_path, settings, pe
 
 
 def test_the_same_order_again_gives_the_same_objects(tmp_path, settings, pelvis):
-    wish = order(pelvis, tmp_path, forms=("seg",))
+    wish = order(pelvis, tmp_path, forms=("seg", "sr"))
     one, again = deliver_order(settings, wish), deliver_order(settings, wish)
     assert one == again
 

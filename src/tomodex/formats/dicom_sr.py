@@ -7,7 +7,7 @@ SEG (TID 1411), else at the series by its UID and, where they are known, its ima
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from tomodex.formats.dicom_header import (
 )
 from tomodex.formats.dicom_seg import parameters, tracking_id, tracking_uid
 from tomodex.segmentation import Algorithm
+from tomodex.series import Series
 from tomodex.terminology import Terminology
 
 if TYPE_CHECKING:
@@ -96,7 +97,9 @@ def measurement_report(
     segs = tuple(seg.SOPInstanceUID for seg in evidence.segmentations)
     made = Made(
         sop_class=SOP_CLASS,
-        sop_uid=made_uid("report", to_json(annotated), asdict(subject), segs),
+        sop_uid=made_uid(
+            "report", _reported(annotated), asdict(subject), segs, tuple(evidence.images)
+        ),
         series_uid=made_uid("report series", *facts),
         series_number=SERIES_NUMBER,
         series_description="Tomodex measurements",
@@ -112,6 +115,18 @@ def measurement_report(
     (root,) = _content(annotated, terminology, evidence)
     ds.update(root)
     return ds
+
+
+def _reported(annotated: AnnotatedSeries) -> bytes:
+    """What the report says of a result: not when it was made, nor by which pseudonym."""
+    series = Series(
+        series_uid=annotated.series.series_uid,
+        study_uid=annotated.series.study_uid,
+        patient="",
+        modality=annotated.series.modality,
+    )
+    provenance = replace(annotated.provenance, source="", started="", finished="", stage_seconds={})
+    return to_json(replace(annotated, series=series, provenance=provenance))
 
 
 def _describe_document(ds: Dataset) -> None:

@@ -1,0 +1,156 @@
+"""What we write, read by others: Orthanc, DCMTK, dicom3tools, dcm2niix."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+import requests
+
+from tests.annotated import LIVER, ONE
+from tests.servers.orthanc import Orthanc
+from tests.test_segmenting import ENHANCED, PELVIS, TILTED, order, small, voxels_of
+from tomodex.mask_orders import deliver_order
+from tomodex.phantom import Case
+from tomodex.phantom.writing import write_phantom
+from tomodex.settings import Settings, load_settings
+from tomodex.sinks import open_sink
+
+pytestmark = pytest.mark.server
+
+CORONAL = small("chest-coronal")
+CASES = pytest.mark.parametrize("case", [PELVIS, TILTED, ENHANCED], ids=lambda one: one.name)
+#: LABELMAP is newer than dicom3tools of Debian 12, and nobody but us knows our own scheme.
+KNOWN = ("Unrecognized defined term <99TOMODEX>", "would be needed to build DICOMDIR")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load_settings(data=tmp_path / "data", segmenters=("dicomseg:",))
+
+
+def phantom(tmp_path: Path, case: Case) -> Path:
+    write_phantom(tmp_path / "phantom", case, seed=0)
+    return tmp_path / "phantom"
+
+
+def images(folder: Path) -> list[Path]:
+    return sorted(one for one in (folder / "image").rglob("*") if one.is_file())
+
+
+def said(*command: object) -> str:
+    """What a program says, on either of its outputs; one that fails fails the test."""
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def complaints(file: Path) -> list[str]:
+    """What dicom3tools says against an object."""
+    lines = said("dciodvfy", file).splitlines()
+    return [
+        line
+        for line in lines
+        if line.startswith(("Error", "Warning")) and not any(known in line for known in KNOWN)
+    ]
+
+
+@CASES
+def test_the_validator_of_dicom3tools_finds_nothing_wrong(tmp_path, settings, case):
+    folder = phantom(tmp_path, case)
+    made = deliver_order(settings, order(folder, tmp_path, forms=("seg-binary", "sr")))
+    assert len(made.places) == 2
+    for place in made.places:
+        assert complaints(Path(place)) == []
+
+
+@pytest.mark.parametrize("packing", ["native", "rle", "deflated"])
+def test_dcmtk_parses_every_packing_and_unpacks_the_same_voxels(tmp_path, settings, packing):
+    folder = phantom(tmp_path, TILTED)
+    (place,) = deliver_order(settings, order(folder, tmp_path, packing=packing)).places
+    dump = said("dcmdump", "--quiet", place)
+    assert "SegmentedPropertyTypeCodeSequence" in dump
+    plain = tmp_path / "plain.dcm"
+    said("dcmdrle" if packing == "rle" else "dcmconv", "--write-xfer-little", place, plain)
+    assert voxels_of(pydicom.dcmread(plain)) == voxels_of(pydicom.dcmread(place))
+
+
+def test_dcmtk_reads_the_report(tmp_path, settings):
+    folder = phantom(tmp_path, TILTED)
+    (place,) = deliver_order(settings, order(folder, tmp_path, forms=("sr",))).places
+    text = said("dsrdump", place)
+    assert "Imaging Measurement Report" in text
+    assert "tomodex brain" in text
+
+
+@pytest.mark.parametrize("case", [PELVIS, ENHANCED, CORONAL], ids=lambda one: one.name)
+def test_each_voxel_lies_where_dcm2niix_puts_it(tmp_path, settings, case):
+    """Ours keeps the order of rows and slices, dcm2niix turns rows: so by place, not by index.
+
+    Not of a leaning gantry: it knows no sheared affine, and resamples.
+    """
+    folder = phantom(tmp_path, replace(case, syntax="explicit"))
+    (ours, *_) = deliver_order(settings, order(folder, tmp_path, forms=("nifti",))).places
+    made = tmp_path / "converted"
+    made.mkdir()
+    said("dcm2niix", "-z", "n", "-m", "y", "-o", made, "-f", "a", folder / "image")
+    theirs, mask = nibabel.load(made / "a.nii"), nibabel.load(ours)
+    assert sorted(theirs.shape) == sorted(mask.shape)
+    index = np.indices(mask.shape).reshape(3, -1).T
+    here = nibabel.affines.apply_affine(mask.affine, index)
+    there = nibabel.affines.apply_affine(np.linalg.inv(theirs.affine), here)
+    assert np.abs(there - np.rint(there)).max() < 0.02
+    assert (np.rint(there) >= 0).all()
+    assert (np.rint(there) < theirs.shape).all()
+    assert len(np.unique(np.rint(there), axis=0)) == len(index)
+
+
+def test_orthanc_takes_all_of_it_by_c_store_and_stow(tmp_path, settings, orthanc: Orthanc):
+    folder = phantom(tmp_path, TILTED)
+    orthanc.store(images(folder))
+    dimse = f"dimse://TOMODEX@127.0.0.1:{orthanc.dicom_port}/{orthanc.aet}"
+    stow = orthanc.dicomweb.replace("http://", "dicomweb+http://")
+    forms = ("seg-binary", "sr")
+    for url in (dimse, stow, dimse):
+        made = deliver_order(settings, order(folder, tmp_path, forms=forms, to=url))
+        assert len(made.places) == 2
+    kept = [pydicom.dcmread(BytesIO(one)) for one in orthanc.files()]
+    assert sorted(ds.Modality for ds in kept if ds.Modality != "CT") == ["SEG", "SR"]
+    (seg,) = [ds for ds in kept if ds.Modality == "SEG"]
+    (again,) = deliver_order(settings, order(folder, tmp_path, forms=("seg-binary",))).places
+    assert seg.SOPInstanceUID == pydicom.dcmread(again).SOPInstanceUID
+    assert voxels_of(seg) == voxels_of(pydicom.dcmread(again))
+
+
+@pytest.mark.parametrize("scheme", ["dimse", "stow"])
+def test_orthanc_gets_a_report_of_the_patient_that_it_knows(tmp_path, orthanc: Orthanc, scheme):
+    folder = phantom(tmp_path, TILTED)
+    orthanc.store(images(folder))
+    image = pydicom.dcmread(images(folder)[0])
+    series = replace(
+        ONE.series, series_uid=image.SeriesInstanceUID, study_uid=image.StudyInstanceUID
+    )
+    url = {
+        "dimse": f"dimse://TOMODEX@127.0.0.1:{orthanc.dicom_port}/{orthanc.aet}",
+        "stow": orthanc.dicomweb.replace("http://", "dicomweb+http://"),
+    }[scheme]
+    sink = open_sink(url, tmp_path)
+    sink.write([replace(ONE, series=series, annotations=(LIVER,))])
+    sink.close()
+    kept = [pydicom.dcmread(BytesIO(one)) for one in orthanc.files()]
+    (report,) = [ds for ds in kept if ds.Modality == "SR"]
+    assert (report.PatientID, report.PatientName) == (image.PatientID, image.PatientName)
+    (study,) = report.CurrentRequestedProcedureEvidenceSequence
+    (referred,) = study.ReferencedSeriesSequence
+    assert len(referred.ReferencedSOPSequence) == len(images(folder))
+    patients = requests.get(f"{orthanc.rest}/patients", timeout=60).json()
+    assert len(patients) == 1
+    assert report.StudyInstanceUID == image.StudyInstanceUID
