@@ -7,7 +7,7 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 
 missing=
-for package in orthanc orthanc-dicomweb dcmtk; do
+for package in orthanc orthanc-dicomweb dcmtk dicom3tools dcm2niix; do
     dpkg -s "$package" >/dev/null 2>&1 || missing="$missing $package"
 done
 if [ -n "$missing" ]; then
