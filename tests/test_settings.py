@@ -3,7 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from tomodex.cli import app
 from tomodex.errors import Misconfigured
 from tomodex.settings import load_settings, origins
 
@@ -89,3 +91,53 @@ def test_a_wrong_source_says_what_is_wrong_and_no_secret(toml, says):
     with pytest.raises(Misconfigured, match=says) as wrong:
         load_settings()
     assert "hunter2" not in str(wrong.value)
+
+
+URLS = {
+    "queue": 'queue = "{}"',
+    "index": 'index = "{}"',
+    "sinks": 'sinks = ["ndjson:///a", "{}"]',
+    "segmenters": 'segmenters = ["{}"]',
+    "sources": '[sources]\npacs = "{}"',
+    "destinations": '[destinations]\nout = "{}"',
+}
+
+
+@pytest.mark.parametrize("setting", URLS)
+@pytest.mark.parametrize(
+    "url",
+    [
+        "fhir+https://user:hunter2@server/fhir",
+        "dicomweb+https://server?password=hunter2",
+        "dicomweb+https://server?timeout=3&token=hunter2",
+        "fhir+https://server?client_secret=hunter2",
+        "s3://bucket?secret=hunter2",
+        "s3://bucket?key=hunter2",
+        "s3://bucket?secret=file:",
+    ],
+)
+def test_no_setting_holds_a_secret(setting, url):
+    """So there is none that `tomodex config show` could show."""
+    Path("tomodex.toml").write_text(URLS[setting].format(url))
+    with pytest.raises(Misconfigured, match="holds a password") as wrong:
+        load_settings()
+    assert "hunter2" not in str(wrong.value)
+
+
+@pytest.mark.parametrize("setting", URLS)
+def test_a_setting_may_say_where_a_secret_is(setting):
+    url = "s3://bucket?key=env:KEY&secret=file:/run/secrets/s3"
+    Path("tomodex.toml").write_text(URLS[setting].format(url))
+    assert "file:/run/secrets/s3" in load_settings().model_dump_json()
+
+
+def test_what_config_shows_of_access_is_where_the_tokens_are():
+    Path("token").write_text("hunter2" * 4)
+    Path("tomodex.toml").write_text(
+        '[access.tokens.ada]\nsecret = "file:token"\nroles = ["viewer"]\n'
+        '[serve]\ntoken = "env:TOKEN"\n'
+    )
+    for arguments in (["config", "show"], ["config", "show", "--json"]):
+        shown = CliRunner().invoke(app, arguments, env={"TOKEN": "hunter2"})
+        assert "file:token" in shown.stdout
+        assert "hunter2" not in shown.stdout

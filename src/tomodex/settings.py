@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -31,6 +31,10 @@ from tomodex.schedule import read_schedule
 
 #: What a source may be called: it stands on command lines and in logs.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*", re.ASCII)
+
+#: Options of URLs that name where a secret is, and how they do.
+SECRET = frozenset({"password", "token", "secret", "client_secret"})
+PLACE = re.compile(r"(file|env):.")
 
 Origin = Literal["default", "file", "environment", "command line"]
 
@@ -141,17 +145,19 @@ class Settings(BaseSettings):
 
     @field_validator("sources", "destinations")
     @classmethod
-    def _hold_no_password(cls, sources: dict[str, str]) -> dict[str, str]:
-        """They are shown, logged and kept with results."""
-        for name, url in sources.items():
+    def _be_named(cls, places: dict[str, str]) -> dict[str, str]:
+        for name, url in places.items():
             if not NAME.fullmatch(name):
                 raise ValueError("a name has letters, digits, - and _")
-            if _has_password(url):
-                raise ValueError(
-                    f"the URL of {name} holds a password; name where it is, as "
-                    "?password=file:/run/secrets/pacs"
-                )
-        return sources
+            _require_no_secret(url, f"the URL of {name}")
+        return places
+
+    @field_validator("queue", "index", "sinks", "segmenters")
+    @classmethod
+    def _hold_no_secret(cls, urls: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for url in (urls,) if isinstance(urls, str) else urls:
+            _require_no_secret(url, "the URL")
+        return urls
 
     @field_validator("daily_at")
     @classmethod
@@ -183,11 +189,23 @@ class Settings(BaseSettings):
         return self.pseudonym_key_file or self.data / "pseudonym.key"
 
 
-def _has_password(url: str) -> bool:
+def _require_no_secret(url: str, what: str) -> None:
+    """Refuse a secret in a URL, which is shown, logged and kept with results.
+
+    Where it is wrong, it is not said what stands there.
+    """
     try:
-        return urlsplit(url).password is not None
+        parts = urlsplit(url)
+        options = parse_qsl(parts.query)
+        password = parts.password
     except ValueError:  # such as an unclosed bracket
-        raise ValueError("a source is a URL or a folder") from None
+        raise ValueError("a place is a URL or a folder") from None
+    secret = SECRET | ({"key"} if parts.scheme == "s3" else set())
+    said = [name for name, value in options if name in secret and not PLACE.match(value)]
+    if password is not None or said:
+        raise ValueError(
+            f"{what} holds a password; name where it is, as ?password=file:/run/secrets/pacs"
+        )
 
 
 def load_settings(**command_line: Any) -> Settings:
