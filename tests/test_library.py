@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 
 import pytest
 
 from tests.corpus import corpus, series
 from tomodex.access import OWNER, Asker
+from tomodex.auditlog import AuditLog
 from tomodex.cohorts import Cohorts
 from tomodex.errors import BadQuery, Forbidden, NotThere
 from tomodex.indexes import Index, open_index
@@ -167,3 +169,23 @@ def test_what_is_wrong_with_a_question_shows_before_a_file_is_begun(library):
         library.manifest(ADA, "csv", "livver complete")
     with pytest.raises(BadQuery, match="livver"):
         library.save(ADA, "x", "livver complete")
+
+
+def test_whoever_takes_something_away_is_in_the_audit_log_with_its_hash(index, saved, tmp_path):
+    log = AuditLog(tmp_path / "audit.jsonl")
+    queue = open_queue(f"sqlite://{tmp_path / 'queue.db'}")
+    library = Library(Cohorts(index, load_terminology(), queue), saved, log)
+    cohort = library.save(ADA, "thin", THIN)
+    content = b"".join(library.manifest_of(BOB, "csv", cohort.id).content)
+    # One who leaves before the end.
+    next(library.manifest_of(BOB, "json", cohort.id).content)
+    entries = [(one.who, one.act, one.text, dict(one.facts)) for one in log.entries()]
+    begun = ("bob", "export", THIN, {"cohort": cohort.id})
+    digest = hashlib.sha256(content).hexdigest()
+    whole = {"cohort": cohort.id, "bytes": len(content), "sha256": digest}
+    assert entries == [
+        ("ada", "save", THIN, {"cohort": cohort.id, "series": 20}),
+        begun,
+        ("bob", "export", THIN, whole),
+        begun,
+    ]

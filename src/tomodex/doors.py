@@ -108,6 +108,7 @@ class Serve(BaseModel):
     lane: Literal["on-demand", "daily", "reindex", "backfill"] = "on-demand"
     #: of tasks that do not say theirs
     per_second: float = Field(default=50.0, gt=0)  #: requests of one client, more for a short while
+    sql: bool = False  #: who may see single series may also ask one SELECT at a time
     viewer: Annotated[str, AfterValidator(_template)] = ""  #: URL with {study}, {series}; "": none
 
 

@@ -3,6 +3,7 @@ page and client."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,12 +11,15 @@ from difflib import get_close_matches
 from itertools import chain
 
 from tomodex.access import Asker
+from tomodex.auditlog import Audit, NoAudit
 from tomodex.cohorts import Cohorts, Counts
 from tomodex.errors import BadQuery, Forbidden, NotThere
 from tomodex.manifests import UIDS, USUAL, Format, Manifest, write_manifest
 from tomodex.pipeline import software_versions
 from tomodex.saved import WATCHED, Difference, Member, SavedCohort, SavedCohorts
 from tomodex.search import SEARCHABLE, Hit, Sample
+
+NO_AUDIT = NoAudit()
 
 #: UIDs of each kind that a comparison names.
 MOST_NAMED = 10_000
@@ -45,16 +49,19 @@ class Library:
     not see single series, and NotThere where no saved cohort has the ID.
     """
 
-    def __init__(self, cohorts: Cohorts, saved: SavedCohorts) -> None:
+    def __init__(self, cohorts: Cohorts, saved: SavedCohorts, audit: Audit = NO_AUDIT) -> None:
         self._cohorts = cohorts
         self._saved = saved
+        self._audit = audit
 
     def save(self, asker: Asker, name: str, text: str) -> SavedCohort:
         """Freeze what is found now."""
         rows = self._cohorts.rows(asker, text, WATCHED)
-        return self._saved.save(
+        cohort = self._saved.save(
             name=name, query=text, who=asker.name, versions=self._versions(), rows=rows
         )
+        self._audit.write(asker, "save", text, cohort=cohort.id, series=cohort.series)
+        return cohort
 
     def all(self, asker: Asker) -> list[SavedCohort]:
         """Every saved cohort of the site, newest first."""
@@ -117,7 +124,7 @@ class Library:
             versions=self._versions(),
         )
         content = write_manifest(kind, manifest, listed.rows, listed.keywords)
-        return Taken(manifest=manifest, content=content)
+        return Taken(manifest=manifest, content=self._watched(asker, manifest, content))
 
     def manifest_of(self, asker: Asker, kind: Format, cohort_id: str) -> Taken:
         """The list of a saved cohort, as it was frozen, by UID."""
@@ -133,7 +140,22 @@ class Library:
             removed=cohort.removed,
         )
         rows = ([_hit(member) for member in batch] for batch in self._saved.members(cohort.id))
-        return Taken(manifest=manifest, content=write_manifest(kind, manifest, rows, ()))
+        content = write_manifest(kind, manifest, rows, ())
+        # Before it is sent: what cannot be remembered is not done.
+        self._audit.write(asker, "export", cohort.query, cohort=cohort.id)
+        return Taken(manifest=manifest, content=self._watched(asker, manifest, content))
+
+    def _watched(
+        self, asker: Asker, manifest: Manifest, content: Iterator[bytes]
+    ) -> Iterator[bytes]:
+        """The same; when all of it was sent, the audit log has its size and hash."""
+        digest, size = hashlib.sha256(), 0
+        for piece in content:
+            digest.update(piece)
+            size += len(piece)
+            yield piece
+        facts = {"cohort": manifest.cohort or None, "bytes": size, "sha256": digest.hexdigest()}
+        self._audit.write(asker, "export", manifest.query, **facts)
 
     def _versions(self) -> Mapping[str, str]:
         return {**software_versions(), "terminology": self._cohorts.terminology.version}

@@ -13,6 +13,7 @@ from tomodex.cohorts import Anatomy, Counts, OneSeries
 from tomodex.manifests import UIDS, Format, keep, values_of
 from tomodex.saved import Difference, SavedCohort
 from tomodex.search import Sample
+from tomodex.sql import ask
 
 if TYPE_CHECKING:
     from tomodex.settings import Settings
@@ -77,7 +78,8 @@ class Local:
         keep(self._library.manifest_of(OWNER, kind, cohort_id).content, file)
 
     def sql(self, statement: str) -> Result:
-        raise NotImplementedError
+        found = ask(self._settings.index_url, statement)
+        return Result(columns=found.columns, rows=found.rows, truncated=found.truncated)
 
     def close(self) -> None:
         pass

@@ -20,9 +20,17 @@ from tomodex.web.search import search_router
 from tomodex.web.segmentations import segmentations_router
 from tomodex.web.series import series_router
 from tomodex.web.stats import stats_router
+from tomodex.web.sql import sql_router
 from tomodex.web.structures import structures_router
 from tomodex.web.viewer import viewer_router
-from tomodex.wiring import consumer_names, left_alone, library_of, logbook_of, operations_of
+from tomodex.wiring import (
+    audit_of,
+    consumer_names,
+    left_alone,
+    library_of,
+    logbook_of,
+    operations_of,
+)
 
 
 def add_routes(app: FastAPI, settings: Settings, cohorts: Cohorts, queue: Queue) -> None:
@@ -41,6 +49,7 @@ def add_routes(app: FastAPI, settings: Settings, cohorts: Cohorts, queue: Queue)
         operations_router(operations_of(settings)),
         segmentations_router(settings),
     )
+        sql_router(settings, audit_of(settings)),
     for router in routers:
         app.include_router(router)
     consumers = consumer_names(settings)
