@@ -17,6 +17,9 @@ from tomodex.wiring import index_of, queue_of
 FORMALLY_RIGHT = ["2xx", 400, 403, 404, 406]
 
 
+TOKEN = "a-token-that-is-long-enough"
+
+
 def accepting(*more: int) -> dict[str, object]:
     return {"positive_data_acceptance": {"expected-statuses": [*FORMALLY_RIGHT, *more]}}
 
@@ -24,6 +27,7 @@ def accepting(*more: int) -> dict[str, object]:
 CONFIG = {
     "base-url": "http://localhost",
     "checks": accepting(),
+    "auth": {"openapi": {"HTTPBearer": {"bearer": TOKEN}}},
     # Of an order, the form is right and the source is one that nobody has configured.
     "operations": [
         {
@@ -45,11 +49,14 @@ EXAMPLES = 12
 def api(tmp_path_factory):
     """The app over 30 series, asked by whoever may do everything."""
     data = tmp_path_factory.mktemp("openapi") / "data"
+    secret = tmp_path_factory.mktemp("secrets") / "token"
+    secret.write_text(TOKEN)
+    roles = ("researcher", "steward", "operator", "service")
     site = load_settings(
         data=data,
         sources={"disk": str(tmp_path_factory.mktemp("archive"))},
         serve={"per_second": 100_000},
-        access={"local": ("researcher", "operator", "service")},
+        access={"tokens": {"all": {"secret": f"file:{secret}", "roles": roles}}},
     )
     index_of(site).write(corpus())
     queue, first = queue_of(site), corpus()[0]

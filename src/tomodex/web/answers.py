@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import Depends, Response
+from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
 from tomodex.access import Asker
@@ -18,6 +19,13 @@ JSON = "application/json"
 
 #: Who asks, as the guard found out.
 Asking = Annotated[Asker, Depends(asker_of)]
+
+
+#: How a program says who it is; read by the guard, here for who reads the OpenAPI document.
+BEARER = HTTPBearer(
+    auto_error=False, description="A token; needed unless this machine alone is served."
+)
+TOKEN = [Depends(BEARER)]
 
 
 class Question(BaseModel):

@@ -10,13 +10,14 @@ from importlib.metadata import version
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import FastAPI, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from tomodex.admission import Askers
 from tomodex.pipeline import software_versions
 from tomodex.selection import load_rules
 from tomodex.settings import Settings
+from tomodex.web.answers import TOKEN, shown
 from tomodex.web.guard import Guard, Patience
 from tomodex.web.identities import identities_router
 from tomodex.web.login import login_router, to_login, wants_login
@@ -47,6 +48,8 @@ HEADERS = {
 class Health(BaseModel):
     """It lives, and the queue answers."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok"}]})
+
     status: str = "ok"
 
 
@@ -75,8 +78,9 @@ def make_app(settings: Settings) -> FastAPI:
     if askers.everybody:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_NAMES)
     app.include_router(login_router(askers, sessions, audit_of(settings), provider))
-    app.include_router(identities_router(settings))
-    app.include_router(tasks_router(settings, queue, load_rules(settings.rules)))
+    app.include_router(identities_router(settings), dependencies=TOKEN)
+    tasks = tasks_router(settings, queue, load_rules(settings.rules))
+    app.include_router(tasks, dependencies=TOKEN)
     add_routes(app, settings, cohorts_of(settings), queue)
 
     @app.get("/v1/health", tags=["server"], summary="Whether it lives and the queue answers")
@@ -85,7 +89,13 @@ def make_app(settings: Settings) -> FastAPI:
         await run_sync(queue.count, limiter=watching)
         return Health()
 
-    @app.get("/v1/version", tags=["server"], summary="Versions of what runs")
+    @app.get(
+        "/v1/version",
+        tags=["server"],
+        dependencies=TOKEN,
+        responses=shown({"tomodex": "0.1.0", "numpy": "2.4.1"}),
+        summary="Versions of what runs",
+    )
     async def versions() -> dict[str, str]:
         return dict(software_versions())
 

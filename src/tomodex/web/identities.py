@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
+from tomodex.errors import Forbidden
 from tomodex.identifying import MOST, SHORTEST_REASON, identify
 from tomodex.settings import Settings
 from tomodex.web.answers import FORBIDDEN, Asking
@@ -42,6 +43,22 @@ class Known(BaseModel):
 class Told(BaseModel):
     """Those who are known; of others nothing is kept."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "identities": [
+                        {
+                            "pseudonym": "5f0c1d9a7be24b1f8f3f0a53c6f4b8aa",
+                            "patient_id": "0004711",
+                            "issuer": "HOSPITAL",
+                        }
+                    ]
+                }
+            ]
+        }
+    )
+
     identities: list[Known]
 
 
@@ -52,6 +69,8 @@ def identities_router(settings: Settings) -> APIRouter:
     @router.post("", responses={403: FORBIDDEN}, summary="Say whose pseudonyms are")
     def tell(wanted: Wanted, asker: Asking) -> Told:
         """For stewards; the reason is kept in the audit log, with who asked."""
+        if asker.may("identify") and not settings.access.identities:
+            raise Forbidden("whose pseudonyms are is not kept here: set `identities` in [access]")
         found = identify(settings, asker, wanted.pseudonyms, wanted.reason)
         return Told(
             identities=[

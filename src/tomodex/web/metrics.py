@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tomodex.queues import Lane, Queue, Result, Status
 from tomodex.sources.gate import Suspension
-from tomodex.web.answers import FORBIDDEN, Asking
+from tomodex.web.answers import FORBIDDEN, TOKEN, Asking
 
 #: Upper ends of the classes that seconds are counted in.
 STAGE_S = (0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600)
@@ -250,7 +250,7 @@ def metrics_router(metrics: Metrics) -> APIRouter:
 def add_metrics(app: FastAPI, metrics: Metrics) -> None:
     """Let the app count its requests, and say so."""
     app.add_middleware(Watch, metrics=metrics)
-    app.include_router(metrics_router(metrics))
+    app.include_router(metrics_router(metrics), dependencies=TOKEN)
 
 
 def _method(scope: Scope) -> str:

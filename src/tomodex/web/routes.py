@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from tomodex.cohorts import Cohorts
 from tomodex.queues import Queue
 from tomodex.settings import Settings
+from tomodex.web.answers import TOKEN
 from tomodex.web.cohorts import cohort_router
 from tomodex.web.dicomweb import dicomweb_router
 from tomodex.web.metrics import Metrics, add_metrics
@@ -51,7 +52,7 @@ def add_routes(app: FastAPI, settings: Settings, cohorts: Cohorts, queue: Queue)
     )
         sql_router(settings, audit_of(settings)),
     for router in routers:
-        app.include_router(router)
+        app.include_router(router, dependencies=TOKEN)
     consumers = consumer_names(settings)
     sight = partial(_sight, settings, queue)
     add_pages(app, cohorts, library, sight, settings.serve.viewer)

@@ -71,12 +71,16 @@ class TaskSeen(BaseModel):
 class Accepted(BaseModel):
     """What was ordered."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"new": 1, "tasks": []}]})
+
     new: int  #: how many were not known before, or have changed
     tasks: list[TaskSeen]
 
 
 class Again(BaseModel):
     """What is tried again."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"ready": 41}]})
 
     ready: int
 
