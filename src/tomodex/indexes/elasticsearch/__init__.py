@@ -24,6 +24,9 @@ from tomodex.indexes.elasticsearch.counting import (
     buckets,
     cells_of,
     counts_of,
+    crowd,
+    crowd_of,
+    crowds_of,
     distinct,
     distinct_of,
 )
@@ -38,6 +41,7 @@ from tomodex.indexes.elasticsearch.documents import (
 from tomodex.indexes.elasticsearch.server import Server
 from tomodex.probe import Probe
 from tomodex.search import SEARCHABLE, CellCount, Hit, Page, Query, Sample, Seen, Totals
+from tomodex.search.crowd import Crowd
 from tomodex.search.lots import lots
 
 log = logging.getLogger(__name__)
@@ -118,6 +122,24 @@ class ElasticsearchIndex:
         aggs = {field: {**buckets(field), "aggs": patients} for field in fields}
         answer = self._aggregated(query, aggs)
         return {field: cells_of(field, answer[field]) for field in fields}
+
+    def crowd(self, query: Query) -> Crowd:
+        size = {"sum": {"field": "a.size_bytes"}}
+        aggs = {"studies": distinct("study_key"), "crowd": crowd(), "size": size}
+        clause = {"query": clause_of(query.term), "size": 0, "track_total_hits": True}
+        answer = self._ask({**clause, "aggs": aggs})
+        found = answer["aggregations"]
+        return crowd_of(
+            found["crowd"],
+            series=int(answer["hits"]["total"]["value"]),
+            studies=distinct_of(found["studies"])[0],
+            size_bytes=int(found["size"]["value"]),
+        )
+
+    def crowds(self, query: Query, fields: Sequence[str]) -> Mapping[str, Mapping[str, Crowd]]:
+        aggs = {field: {**buckets(field), "aggs": {"crowd": crowd()}} for field in fields}
+        answer = self._aggregated(query, aggs)
+        return {field: crowds_of(field, answer[field]) for field in fields}
 
     def seen(self, series_uids: Sequence[str]) -> Mapping[str, Sequence[Seen]]:
         documents = self._get(series_uids, ["complete", "m"])

@@ -15,9 +15,20 @@ from typing import Any
 from tomodex.errors import BadQuery
 from tomodex.indexes.elasticsearch.documents import unsigned
 from tomodex.search import FIELDS, THICKNESSES, CellCount
+from tomodex.search.crowd import BITS, Crowd
 
 #: Values of one field that are counted at most.
 MOST_VALUES = 10_000
+
+#: Collects the different keys in a field on each node.
+_COLLECT: Mapping[str, object] = {
+    "params": {"field": "patient_key"},
+    "init_script": "state.keys = new HashSet()",
+    "map_script": "def keys = doc[params.field];"
+    " if (keys.size() > 0) { state.keys.add(keys.value) }",
+    # A list, as nodes can send each other that.
+    "combine_script": "return new ArrayList(state.keys)",
+}
 
 _LISTS = {"structure": "shown", "complete": "complete", "cut": "cut"}
 
@@ -26,17 +37,58 @@ def distinct(field: str) -> Mapping[str, object]:
     """How many different keys there are in a field, and their sum in 64 bits."""
     return {
         "scripted_metric": {
+            **_COLLECT,
             "params": {"field": field},
-            "init_script": "state.keys = new HashSet()",
-            "map_script": "def keys = doc[params.field];"
-            " if (keys.size() > 0) { state.keys.add(keys.value) }",
-            # A list, as nodes can send each other that.
-            "combine_script": "return new ArrayList(state.keys)",
             "reduce_script": "Set all = new HashSet(); for (keys in states) { all.addAll(keys) }"
             " long sum = 0L; for (key in all) { sum += (long) key }"
             " return ['count': all.size(), 'sum': sum]",
         }
     }
+
+
+def crowd() -> Mapping[str, object]:
+    """The patients, and of their keys how many have each bit.
+
+    The 64 counters are kept upright: `planes[i]` has bit i of each of them, so that a key is added
+    by some operations on whole words.
+    """
+    return {
+        "scripted_metric": {
+            **_COLLECT,
+            "reduce_script": """
+                void count(long[] planes, long key) {
+                    int i = 0;
+                    while (key != 0L) {
+                        long both = planes[i] & key;
+                        planes[i] = planes[i] ^ key;
+                        key = both;
+                        i++;
+                    }
+                }
+                Set all = new HashSet();
+                for (keys in states) { all.addAll(keys) }
+                long[] planes = new long[32];
+                for (key in all) { count(planes, (long) key) }
+                List counted = new ArrayList();
+                for (plane in planes) { counted.add(plane) }
+                return ['count': all.size(), 'planes': counted]""",
+        }
+    }
+
+
+def crowd_of(answer: Mapping[str, Any], **more: int) -> Crowd:
+    """What `crowd` has found."""
+    found = answer["value"]
+    planes = [unsigned(int(plane)) for plane in found["planes"]]
+    bits = [sum((plane >> bit & 1) << i for i, plane in enumerate(planes)) for bit in range(BITS)]
+    return Crowd(patients=int(found["count"]), bits=tuple(bits), **more)
+
+
+def crowds_of(field: str, answer: Mapping[str, Any]) -> Mapping[str, Crowd]:
+    """The patients who have each value, where each bucket has `crowd`."""
+    counted = counts_of(field, answer)
+    asked = {_value(field, bucket): bucket["crowd"] for bucket in answer["buckets"]}
+    return {value: crowd_of(asked[value], series=series) for value, series in counted.items()}
 
 
 def distinct_of(answer: Mapping[str, Any]) -> tuple[int, int]:
