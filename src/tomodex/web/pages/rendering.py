@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -79,7 +80,7 @@ class PageRoute(APIRoute):
         async def answer_or_say_why(request: Request) -> Response:
             try:
                 return await answer(request)
-            except (TomodexError, Refused) as error:
+            except (TomodexError, Refused, RequestValidationError) as error:
                 refused = refusal_of(error)
                 if refused.status == HTTPStatus.UNAUTHORIZED:
                     raise
