@@ -40,7 +40,8 @@ def masks_on_frames(
     """Masks of the frames as they were acquired: slice k lies where frame k truly lies.
 
     Every voxel has the label of the voxel of the model's grid that is nearest to it. A structure
-    that is not `wanted` is background; () wants all. 400 x 512 x 512 voxels take 0.3 s.
+    that is not `wanted` is background; () wants all. From a grid of 3 mm to 400 x 512 x 512
+    voxels takes 0.5 s of one core (`bench/dicom_seg.py`).
 
     Raises:
         Unsuitable: nothing wanted was found (no_structures).
@@ -63,8 +64,8 @@ def _carry(
     for labels, names in zip(segmentation.layers, segmentation.names, strict=True):
         kept = {label: name for label, name in names.items() if not wanted or name in wanted}
         layer = carry(_only(labels, kept), segmentation.volume.affine, geometry, places)
-        present = np.bincount(layer.ravel(), minlength=256)
-        if seen := {label: name for label, name in sorted(kept.items()) if present[label]}:
+        present = _present(layer)
+        if seen := {label: name for label, name in sorted(kept.items()) if label in present}:
             carried.append(layer)
             tables.append(seen)
     if not carried:
@@ -79,12 +80,17 @@ def _carry(
 
 def _only(labels: Labels, names: Mapping[int, str]) -> Labels:
     """The labels that have a name; the others become background."""
-    present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
-    if set(present.tolist()) <= {0, *names}:
+    if _present(labels) <= {0, *names}:
         return labels
     table = np.zeros(256, np.uint8)
     table[list(names)] = list(names)
     return table[labels]
+
+
+def _present(labels: Labels) -> frozenset[int]:
+    """The labels that there are; slice by slice, as counting takes eight bytes a voxel."""
+    counts = sum(np.bincount(one.ravel(), minlength=256) for one in labels)
+    return frozenset(np.flatnonzero(counts).tolist())
 
 
 def carry(labels: Labels, affine: _Floats, geometry: Geometry, places: _Floats) -> Labels:
