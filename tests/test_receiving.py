@@ -26,16 +26,20 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import generate_uid
+from pynetdicom.dimse_messages import C_STORE_RQ
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import CTImageStorage, MRImageStorage, SegmentationStorage
 
 from tests.contracts.queue import annotated
 from tests.phantoms import ct_dataset, write_ball_series
 from tests.pushing import EXPLICIT, IMPLICIT, associated, push, receiving, store, wait_for
+from tests.test_receiving_conversation import encoded, store_request
 from tomodex.doctor import examine
 from tomodex.errors import Misconfigured, TomodexError, Unavailable
 from tomodex.instance import read_instance
 from tomodex.queues import Failed, NewTask, Queue, Rejected, open_queue
-from tomodex.receiving import require_guard, wire
+from tomodex.receiving import Summary, require_guard, summary_lines, wire
 from tomodex.receiving.listener import Counts, Door, listening
 from tomodex.receiving.steward import Patience, Steward
 from tomodex.selection import load_rules
@@ -334,6 +338,36 @@ def test_a_second_push_changes_nothing(desk, tmp_path):
     desk.keep(uid, files)
     desk.wait(61)
     assert (desk.status(uid), desk.steward.tally.put) == ("completed", 1)
+
+
+def test_a_series_that_an_archive_has_listed_stays_with_it_and_that_is_said(desk, tmp_path, caplog):
+    caplog.set_level("INFO")
+    uid, files = slices(tmp_path / "ct")
+    pacs = "dimse://TOMODEX@pacs/PACS"
+    desk.keep(uid, files)
+    listing = desk.source.describe(uid)
+    desk.queue.put([NewTask(series=listing.series, source=pacs)])
+    desk.wait(61)
+    assert desk.queue.states(uid)[0].source == pacs
+    (said,) = [record for record in caplog.records if record.message == "stays"]
+    assert (said.series_uid, said.source) == (uid, pacs)
+    summary = Summary(received={}, series=desk.steward.tally, open=0, seconds=61.0)
+    assert f"of those 1 stay with {pacs}" in list(summary_lines(summary))
+
+
+def test_a_steward_holds_nothing_of_series_that_have_left(desk, tmp_path):
+    for name in ("one", "two"):
+        desk.keep(*slices(tmp_path / name))
+    desk.wait(61)
+    desk.settle()
+    desk.settle()
+    desk.later_s += 3600
+    assert desk.steward.remove_settled() == 2
+    assert desk.steward._looked == {}
+    desk.restart()
+    desk.keep(*slices(tmp_path / "three"))
+    desk.wait(61)
+    assert len(desk.steward._looked) == 1
 
 
 def test_an_instance_that_is_added_has_the_series_indexed_anew(desk, tmp_path):
@@ -747,9 +781,6 @@ def test_an_instance_that_is_not_what_it_was_announced_as_is_refused(tmp_path):
 
 def store_as(association: Any, dataset: Dataset, sop_class: str) -> int:
     """Push a data set under another SOP class than its own."""
-    from pynetdicom.dimse_primitives import C_STORE
-    from pynetdicom.dsutils import encode
-
     request = C_STORE()
     request.MessageID, request.Priority = 1, 2
     request.AffectedSOPClassUID = sop_class
@@ -828,9 +859,6 @@ def test_a_pdu_is_not_read_beyond_what_any_needs():
 
 
 def test_a_peer_that_does_not_wait_for_answers_has_to_wait(tmp_path):
-    from pynetdicom.dimse_primitives import C_STORE
-    from pynetdicom.dsutils import encode
-
     datasets = [one_slice() for _ in range(8)]
     with receiver(tmp_path) as (port, _, counts), associated(port) as association:
         association._reactor_checkpoint.clear()  # it would take the answers
@@ -870,14 +898,24 @@ def test_nothing_of_an_association_that_breaks_off_is_left(tmp_path):
     large = one_slice(PixelData=bytes(20 * 2**20))
     with receiver(tmp_path) as (port, spool, counts):
         with associated(port) as association:
-            sent = threading.Thread(target=lambda: association.send_c_store(large), daemon=True)
-            sent.start()
-            time.sleep(0.05)
-            association.abort()
-            sent.join(1)
+            break_off(association, large)
+        wait_for(lambda: not list(spool.incoming.iterdir()))
         assert push(port, [one_slice()]) == [SUCCESS]
-        assert len(list(spool.folders())) == counts.received
+        assert len(list(spool.folders())) == counts.received == 1
         assert list(spool.incoming.iterdir()) == []
+
+
+def break_off(association: Any, dataset: Dataset) -> None:
+    """Push most of a data set, then be gone."""
+    (context,) = [c for c in association.accepted_contexts if c.abstract_syntax == CTImageStorage]
+    request = store_request(encode(dataset, False, True))
+    request.AffectedSOPInstanceUID = dataset.SOPInstanceUID
+    sent = encoded(C_STORE_RQ, request, context.context_id, 2**17)
+    association.dul.kill_dul()
+    association.dul.join()
+    association.dul.socket.socket.sendall(sent[: -(2**20)])
+    association.dul.socket.socket.close()
+    association.is_established = False
 
 
 def test_with_tls_only_those_with_a_certificate_may_push(tmp_path):

@@ -271,6 +271,7 @@ def test_a_source_that_does_not_have_a_series_is_no_outage(client, gate):
         "/etc",
         f"{PACS}?hours=00:00-23:59",
         "dimse://TOMODEX@evil.example:104/PACS",
+        "s3://landing-ct-indexer/a-key-without-suffix",
         "s3://other/test.zip",
         "s3://landing-ct-indexer.evil/test.zip",
         "s3://landing-ct-indexer/../other/test.zip",

@@ -87,8 +87,6 @@ def is_well(findings: Sequence[Finding]) -> bool:
 def _parts(settings: Settings) -> Iterator[tuple[str, Look]]:
     yield "data folder", partial(_look_at_data, settings)
     yield from _outside_data(settings)
-    if spool_of(settings).is_dir():
-        yield "spool", partial(_look_at_source, settings, spool_url(settings))
     yield "sources", partial(_look_at_suspensions, settings)
 
 
@@ -102,6 +100,8 @@ def _outside_data(settings: Settings) -> Iterator[tuple[str, Look]]:
         yield f"segmenter {_scheme(url)}", partial(_look_at_segmenter, url)
     for name in sorted(settings.sources):
         yield f"source {name}", partial(_look_at_source, settings, name)
+    if spool_of(settings).is_dir():
+        yield "spool", partial(_look_at_source, settings, spool_url(settings))
 
 
 def _scheme(url: str) -> str:

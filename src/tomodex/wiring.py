@@ -38,6 +38,7 @@ from tomodex.selection import load_rules
 from tomodex.settings import Settings
 from tomodex.sinks import Sink, open_sink
 from tomodex.sources import Source, open_source
+from tomodex.sources.archive import SUFFIXES, is_archive
 from tomodex.sources.gate import Suspension, suspensions
 from tomodex.stores import Store, open_store
 from tomodex.terminology import load_terminology
@@ -110,11 +111,14 @@ def task_source(settings: Settings, given: str) -> str:
     """
     if given in settings.sources:
         return without_query(_url(settings.sources[given]))
-    if is_bare(given) and (
-        _with_the_url(settings, given)
-        or _with_the_bucket(settings, given)
-        or _in_any_bucket(settings, given)
-    ):
+    if is_bare(given) and _with_the_url(settings, given):
+        return given
+    if is_bare(given) and (_with_the_bucket(settings, given) or _in_any_bucket(settings, given)):
+        if not is_archive(urlsplit(given).path):
+            raise BadQuery(
+                f"{given[:200]} is no archive by its name; an object that is ordered by itself "
+                f"ends in one of {', '.join(SUFFIXES)}"
+            )
         return given
     known = ", ".join(sorted(settings.sources)) or "none"
     raise BadQuery(f"{given[:200]} is not a configured source; configured are: {known}")

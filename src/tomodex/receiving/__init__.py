@@ -139,6 +139,8 @@ def summary_lines(summary: Summary) -> Iterator[str]:
     for status, refused in counts.get("refused", {}).items():
         yield f"refused {refused:,} with {status}"
     yield f"put {series.put:,} series, {series.known:,} were nothing new"
+    for source, count in series.elsewhere.items():
+        yield f"of those {count:,} stay with {source}"
     if series.partial:
         yield f"{series.partial:,} came in part only, and were whole when they were indexed before"
     yield f"removed {series.removed:,} that are indexed; {summary.open:,} are not whole yet"

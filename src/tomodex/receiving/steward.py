@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from tomodex.discovery import task_of
@@ -49,6 +49,8 @@ class Tally:
     known: int = 0  #: came again, and were nothing new
     partial: int = 0  #: came again with fewer instances than were indexed: they wait for the rest
     removed: int = 0
+    #: Of those known, how many stay with another source, by its URL: the first that listed them
+    elsewhere: dict[str, int] = field(default_factory=dict)
 
 
 class Steward:
@@ -82,7 +84,8 @@ class Steward:
         self._lane = lane
         self._configuration = configuration
         self._now = now
-        self._looked = spool.looks()
+        # Of series that lie here alone: millions may have come and gone.
+        self._looked: dict[str, int | None] = {}
         self._inquiries = (
             Inquiries(archive, lambda uid: len(spool.files(uid)), patience.missing_s, now)
             if archive is not None
@@ -118,7 +121,10 @@ class Steward:
             self._put(whole[start : start + BATCH])
 
     def _is_new(self, folder: Folder) -> bool:
-        return self._looked.get(folder.series_uid) != folder.changed_ns
+        uid = folder.series_uid
+        if uid not in self._looked:
+            self._looked[uid] = self._spool.looked_ns(uid)
+        return self._looked[uid] != folder.changed_ns
 
     def _is_quiet(self, folder: Folder) -> bool:
         """Whether it is to be put, and nothing has come for a while."""
@@ -147,12 +153,23 @@ class Steward:
         new = self._queue.put(tasks) if tasks else 0
         self.tally.put += new
         self.tally.known += len(folders) - new
+        if new < len(tasks):
+            self._say_who_keeps(tasks)
         # Remembered after it was put: what a crash in between puts twice is known to the queue.
         for folder, _, look in looked:
             self._spool.remember(folder.series_uid, look)
             self._looked[folder.series_uid] = folder.changed_ns
             self._forget_inquiry(folder)
         self._look_again(folder.series_uid for folder, _, _ in looked)
+
+    def _say_who_keeps(self, tasks: Iterable[NewTask]) -> None:
+        """Say of series that were known which source they stay with, if it is not the spool."""
+        for uid in (task.series.series_uid for task in tasks):
+            state = self._state(uid)
+            if state is not None and state.source != self._source.url:
+                facts = {"series_uid": uid, "source": state.source, "status": state.status}
+                log.info("stays", extra=facts)
+                self.tally.elsewhere[state.source] = self.tally.elsewhere.get(state.source, 0) + 1
 
     def _look(self, folder: Folder) -> tuple[NewTask | None, Look]:
         """The task of a series, or None if it is nothing new; and what to remember of it."""
@@ -219,6 +236,7 @@ class Steward:
         for uid, folder in settled.items():
             if all(image in settled for image in self._spool.referred(uid)):
                 removed += self._spool.remove(folder)
+                self._looked.pop(uid, None)
         self.tally.removed += removed
         return removed
 

@@ -235,10 +235,12 @@ class Spool:
 
     # --- what was put ---------------------------------------------------------------------------
 
-    def looks(self) -> dict[str, int]:
-        """For each series that was looked at, when its folder had changed last."""
+    def looked_ns(self, series_uid: str) -> int | None:
+        """When a series' folder had changed last as it was looked at; None: it never was."""
+        sql = "select changed_ns from series where series_uid = ?"
         with named_errors():
-            return dict(self._db.execute("select series_uid, changed_ns from series"))
+            changed_ns: int | None = self._db.execute(sql, (series_uid,)).get
+        return changed_ns
 
     def look_at(self, series_uid: str) -> Look | None:
         """What was seen when a series was looked at last; None: it never was."""
