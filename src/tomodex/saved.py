@@ -106,7 +106,7 @@ class SavedCohort:
     patients: int
     studies: int
     series: int
-    removed: int = 0  #: series that were taken out since, as their patients were erased
+    removed: int = 0  #: series taken out since: their patients were erased, or opted out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

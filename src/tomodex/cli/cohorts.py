@@ -133,7 +133,7 @@ def _print_cohort(cohort: SavedCohort) -> None:
         "saved": f"{cohort.saved} by {cohort.who}",
         "found": f"{cohort.patients:,} patients, {cohort.studies:,} studies, "
         f"{cohort.series:,} series",
-        "removed since": f"{cohort.removed:,} series of patients who were erased",
+        "removed since": f"{cohort.removed:,} series of patients who were erased or opted out",
         "versions": ", ".join(f"{name} {version}" for name, version in cohort.versions.items()),
     }
     print_out(tables.rows_table(("", ""), rows.items()))

@@ -89,7 +89,7 @@ def saved_router(library: Library) -> APIRouter:
         summary="One saved cohort",
     )
     def one(cohort_id: CohortId, asker: Asking) -> Response:
-        """`removed` counts series that were taken out since, as their patients were erased."""
+        """`removed` counts series taken out since: their patients were erased, or opted out."""
         return answer(library.get(asker, cohort_id))
 
     @router.get(
