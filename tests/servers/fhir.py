@@ -139,7 +139,7 @@ def running_fhir_server(log: Path) -> Iterator[FhirServer]:
     with log.open("wb") as said:
         process = subprocess.Popen(command, stdout=said, stderr=said)
         try:
-            wait_until_listening(port, process, seconds=300)
+            wait_until_listening(port, process, seconds=600)
             yield FhirServer(url=f"http://127.0.0.1:{port}/fhir")
         finally:
             process.kill()

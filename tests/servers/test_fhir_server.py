@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import time
@@ -19,6 +20,7 @@ from tests.annotated import ONE
 from tests.servers.fhir import GUIDE, FhirServer
 from tomodex.annotation import AnnotatedSeries, annotate
 from tomodex.formats.fhir import Naming
+from tomodex.formats.fhir.bulk import write_bulk
 from tomodex.indexes.duckdb import DuckDBIndex
 from tomodex.search import parse
 from tomodex.sinks.fhir import FhirSink
@@ -177,6 +179,22 @@ def test_workers_that_send_one_study_at_once_leave_all_of_its_series(
     (study,) = fhir_server.found("ImagingStudy")
     assert {one["uid"] for one in study["series"]} == {one.series.series_uid for one in many}
     assert counts(fhir_server) == formula(many)
+
+
+def test_bulk_files_are_loaded_in_the_order_of_their_manifest(
+    fhir_server: FhirServer, tmp_path: Path
+) -> None:
+    archive = [series(number) for number in range(12)]
+    now = "2026-11-23T00:00:00Z"
+    manifest = write_bulk(archive, tmp_path, OURS, shards=2, transaction_time=now)
+    for file in manifest.output:
+        # The server refuses a reference to what it does not have yet.
+        for line in gzip.decompress((tmp_path / str(file["url"])).read_bytes()).splitlines():
+            fhir_server.put(json.loads(line))
+    assert counts(fhir_server) == formula(archive)
+    sent_after = send(fhir_server, "put", archive)
+    sent_after.close()
+    assert counts(fhir_server) == formula(archive)
 
 
 def test_a_researchers_searches_find_what_our_index_finds(fhir_server: FhirServer) -> None:
