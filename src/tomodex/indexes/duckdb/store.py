@@ -107,6 +107,7 @@ class FileStore:
         self._seats = threading.BoundedSemaphore(AT_ONCE)
         self._opening = threading.Lock()
         self._open = False
+        self._watched = False
         self._closed = threading.Event()
         self._watchers: list[threading.Thread] = []
         finalize(self, _end, self._closed, self._watchers)
@@ -239,17 +240,25 @@ class FileStore:
             raise
         self._open = True
         self._room.remember(self)
-        self._watchers[:] = [threading.Thread(target=self._watch, daemon=True)]
-        self._watchers[0].start()
+        if not self._watched:
+            self._watched = True
+            self._watchers[:] = [threading.Thread(target=self._watch, daemon=True)]
+            self._watchers[0].start()
 
     def _watch(self) -> None:
         """Close the file when somebody else wants to write it, or nobody reads it for a while."""
         idle_since = time.monotonic()
-        while self._open and not self._closed.wait(PAUSE_S):
+        while not (self._closed.wait(PAUSE_S) or self._has_left()):
             if self._room.is_read():
                 idle_since = time.monotonic()
             elif self._is_wanted() or time.monotonic() > idle_since + IDLE_S:
                 self._leave_if(lambda: True)
+
+    def _has_left(self) -> bool:
+        """Whether there is nothing to watch; whoever opens the file next has it watched again."""
+        with self._opening:
+            self._watched = self._open
+            return not self._open
 
     def _leave_if(self, reason: Callable[[], bool]) -> None:
         """Close the file if nobody of this process reads it."""
