@@ -113,6 +113,26 @@ def test_the_last_word_on_a_series_counts(queue, tmp_path):
     assert [row["SeriesInstanceUID"] for row in annotated] == ["1.2.9.2", "1.2.9.1", "1.2.9.1"]
 
 
+def test_a_tombstone_takes_back_what_another_configuration_found(tmp_path):
+    class Feed:
+        def count(self) -> dict[tuple[str, str], int]:
+            return {}
+
+        def results(self, after: int, limit: int) -> list[Result]:
+            found = [
+                Result(sequence=1, series_uid="1.2.9.1", annotated=series(1)),
+                Result(sequence=2, series_uid="1.2.9.2", annotated=series(2)),
+                Result(sequence=3, series_uid="1.2.9.1", annotated=None),
+            ]
+            return found[after:]
+
+    written = export(Feed(), tmp_path / "out")
+    assert {table.name: table.rows for table in written.tables[:2]} == {
+        "series": 1,
+        "annotations": 1,
+    }
+
+
 def test_a_patient_who_is_left_out_is_in_no_table(queue, tmp_path):
     settle(queue, corpus(14))
     export(queue, tmp_path / "out", without=lambda one: one.series.patient == "pseudonym-3")
