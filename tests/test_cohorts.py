@@ -10,7 +10,7 @@ from tests.contracts.queue import new
 from tests.corpus import QUESTIONS, corpus
 from tomodex.access import OWNER, RIGHTS, Asker
 from tomodex.answered import AnsweredCrowds
-from tomodex.cohorts import MOST_FIELDS, MOST_STRIPS, Cohorts
+from tomodex.cohorts import MOST_FIELDS, Cohorts
 from tomodex.disclosure import Disclosure
 from tomodex.errors import BadQuery, Forbidden, NotThere
 from tomodex.indexes import Index, open_index
@@ -103,7 +103,12 @@ def test_a_page_can_come_with_what_each_series_shows(cohorts):
     assert set(found.seen) == {hit.series_uid for hit in found.hits}
     for seen in found.seen.values():
         assert {one.structure for one in seen} == {"liver", "spleen"}
-    assert len(cohorts.strips(ADA, "", limit=10**9).hits) <= MOST_STRIPS
+
+
+def test_not_too_many_strips_are_shown_at_once(cohorts, monkeypatch):
+    monkeypatch.setattr("tomodex.cohorts.MOST_STRIPS", 5)
+    found = cohorts.strips(ADA, "", limit=10**9)
+    assert (len(found.hits), len(found.seen), found.truncated) == (5, 5, True)
 
 
 def test_a_sample_is_drawn_from_what_is_found(cohorts):
