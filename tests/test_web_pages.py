@@ -34,7 +34,7 @@ from tomodex.web.pages.body import views_of
 from tomodex.web.pages.calendar import years_of
 from tomodex.web.pages.drawing import SHAPES
 from tomodex.web.pages.edits import Question, demands, question_of, with_intervals
-from tomodex.web.pages.refining import sections_of, wholeness_of
+from tomodex.web.pages.refining import refinements_of
 from tomodex.web.pages.rendering import size, span
 from tomodex.web.pages.search import EXAMPLES
 from tomodex.web.pages.strip import WIDTH, strip_of
@@ -219,7 +219,7 @@ def test_nothing_found_offers_to_take_parts_away(client):
 )
 def test_a_value_leads_to_as_many_series_as_it_says(cohorts, text):
     asked = question(text)
-    sections = sections_of(cohorts, OWNER, asked)
+    sections = refinements_of(cohorts, OWNER, asked).sections
     assert {"PatientSex", "AgeDecade", "Manufacturer", "StudyYear"} <= {s.key for s in sections}
     for section in sections:
         chosen = sum(one.chosen for one in section.choices)
@@ -231,7 +231,7 @@ def test_a_value_leads_to_as_many_series_as_it_says(cohorts, text):
 
 def test_values_of_one_field_add_up_and_can_be_let_go(cohorts):
     def values(text):
-        sections = sections_of(cohorts, OWNER, question(text))
+        sections = refinements_of(cohorts, OWNER, question(text)).sections
         return {one.label: one for s in sections if s.key == "Manufacturer" for one in s.choices}
 
     one = values("liver")["ACME"].text
@@ -245,7 +245,7 @@ def test_values_of_one_field_add_up_and_can_be_let_go(cohorts):
 
 def test_neighbouring_classes_become_one_range(cohorts):
     def ages(text):
-        sections = sections_of(cohorts, OWNER, question(text))
+        sections = refinements_of(cohorts, OWNER, question(text)).sections
         return {one.label: one for s in sections if s.key == "AgeDecade" for one in s.choices}
 
     assert ages(ages("")["30 to 39 years"].text)["40 to 49 years"].text == "PatientAge 30..49"
@@ -256,7 +256,7 @@ def test_neighbouring_classes_become_one_range(cohorts):
 
 
 def test_a_structure_says_how_often_it_is_whole_and_how_often_cut(cohorts):
-    (section,) = wholeness_of(cohorts, OWNER, question("liver complete and women"))
+    (section,) = refinements_of(cohorts, OWNER, question("liver complete and women")).wholeness
     whole, cut = section.choices
     assert whole.chosen
     assert whole.count == cohorts.counts(OWNER, "liver complete and women").series

@@ -110,26 +110,46 @@ TITLES: Mapping[str, str] = {
 }
 SEXES = {"F": "Female", "M": "Male", "O": "Other"}
 
+#: Fields of structures: those that are whole, that are cut, and both.
+WHOLENESS = ("complete", "cut")
+ANATOMICAL = ("structure", *WHOLENESS)
+
+#: Values of fields.
+Counted = Mapping[str, tuple[Cell, ...]]
+
 #: Body regions from head to foot, as the tables of structures name them.
 REGIONS = ("Head", "Neck", "Thorax", "Trunk", "Abdomen", "Pelvis", "Upper limb", "Lower limb")
 
 
-def sections_of(cohorts: Cohorts, asker: Asker, question: Question) -> tuple[Section, ...]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refinements:
+    """All that an answer can be narrowed to."""
+
+    wholeness: tuple[Section, ...]  #: of each structure that is asked for alone: whole, or cut
+    sections: tuple[Section, ...]  #: of attributes
+    regions: tuple[Section, ...]  #: of structures that the series show, by region of the body
+
+
+def refinements_of(cohorts: Cohorts, asker: Asker, question: Question) -> Refinements:
     """Every section that has a value. A field that is chosen from shows what else there is."""
     fields = [field for field in TITLES if asker.may("rows") or field in COUNTED]
     free = [field for field in fields if not _parts_of(question, field)]
-    counted = dict(cohorts.facets(asker, question.text, free))
+    # One call for all that is counted of the same series: each takes its time.
+    counted = dict(cohorts.facets(asker, question.text, (*free, *ANATOMICAL)))
     for field in fields:
         if field not in free:
             counted |= cohorts.facets(asker, _freed(question, field).text, (field,))
     sections = (_section(question, field, counted[field]) for field in fields)
-    return tuple(section for section in sections if section.choices)
+    return Refinements(
+        wholeness=_wholenesses(cohorts, asker, question, counted),
+        sections=tuple(section for section in sections if section.choices),
+        regions=_regions(question, counted["structure"], cohorts.terminology),
+    )
 
 
-def regions_of(cohorts: Cohorts, asker: Asker, question: Question) -> tuple[Section, ...]:
-    """Structures that the found series show, by the region of the body they are in."""
-    terminology = cohorts.terminology
-    cells = cohorts.facets(asker, question.text, ("structure",))["structure"]
+def _regions(
+    question: Question, cells: Sequence[Cell], terminology: Terminology
+) -> tuple[Section, ...]:
     return tuple(
         _region(question, region, cells, terminology)
         for region in REGIONS
@@ -137,20 +157,28 @@ def regions_of(cohorts: Cohorts, asker: Asker, question: Question) -> tuple[Sect
     )
 
 
-def wholeness_of(cohorts: Cohorts, asker: Asker, question: Question) -> tuple[Section, ...]:
-    """For each structure that is asked for alone: how many series show it whole, how many cut."""
+def _wholenesses(
+    cohorts: Cohorts, asker: Asker, question: Question, counted: Counted
+) -> tuple[Section, ...]:
     asked = [part for part in question.parts if isinstance(part, Shows)]
     single = [part for part in asked if len(part.structures) == 1][:MOST_ASKED]
-    return tuple(_wholeness(cohorts, asker, question, part) for part in single)
+    sections = []
+    for part in single:
+        cells = counted
+        if part.completeness != "any":
+            either = question.swapped(part, with_state(part, "any"))
+            cells = cohorts.facets(asker, either.text, WHOLENESS)
+        sections.append(_wholeness(question, part, cells, cohorts.terminology))
+    return tuple(sections)
 
 
-def _wholeness(cohorts: Cohorts, asker: Asker, question: Question, part: Shows) -> Section:
+def _wholeness(
+    question: Question, part: Shows, cells: Counted, terminology: Terminology
+) -> Section:
     name = part.structures[0]
-    either = question.swapped(part, with_state(part, "any"))
-    cells = cohorts.facets(asker, either.text, ("complete", "cut"))
     counts = {
         state: next((cell.count for cell in cells[state] if cell.value == name), 0)
-        for state in ("complete", "cut")
+        for state in WHOLENESS
     }
     labels = {"complete": "Whole in the image", "cut": "Cut by its border"}
     most = max(count or 0 for count in counts.values())
@@ -166,7 +194,7 @@ def _wholeness(cohorts: Cohorts, asker: Asker, question: Question, part: Shows) 
         )
         for state, count in counts.items()
     )
-    title = cohorts.terminology.structures[name].display
+    title = terminology.structures[name].display
     return Section(key=f"whole-{name}", title=title, choices=tuple(choices))
 
 

@@ -13,7 +13,7 @@ from tomodex.search import Hit, Seen
 from tomodex.web.pages.asking import NOTHING, Asked, asked_of
 from tomodex.web.pages.body import View, views_of
 from tomodex.web.pages.edits import Question, question_of
-from tomodex.web.pages.refining import Section, regions_of, sections_of, wholeness_of
+from tomodex.web.pages.refining import Section, refinements_of
 from tomodex.web.pages.strip import Strip, strip_of
 
 #: Series on one page.
@@ -140,14 +140,8 @@ def _answer(cohorts: Cohorts, asker: Asker, text: str, page: int, address: str) 
     shown = replace(shown, counts=counts)
     if counts.series == 0 or counts.patients is None:
         return shown
-    return replace(
-        shown,
-        sections=(
-            *wholeness_of(cohorts, asker, question),
-            *sections_of(cohorts, asker, question),
-        ),
-        regions=regions_of(cohorts, asker, question),
-    )
+    found = refinements_of(cohorts, asker, question)
+    return replace(shown, sections=(*found.wholeness, *found.sections), regions=found.regions)
 
 
 def _with_rows(
