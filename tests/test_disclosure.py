@@ -449,6 +449,23 @@ def test_fields_that_could_name_a_person_are_not_counted():
             untouched().facets(EVE, "liver", (field,))
 
 
+def test_the_whole_index_is_not_counted_for_each_letter_that_is_typed(monkeypatch):
+    index = hospital()
+    counted: list[tuple[str, ...]] = []
+    crowds = Hospital.crowds
+    monkeypatch.setattr(
+        Hospital, "crowds", lambda self, q, f: counted.append(tuple(f)) or crowds(self, q, f)
+    )
+    cohorts = cohorts_of(index, protected())
+    told = [
+        cohorts.completions(EVE, f"PatientSex = {typed}", 13 + len(typed)) for typed in ("", "F")
+    ]
+    assert told[0]
+    cohorts.facets(EVE, "", ("PatientSex", "StudyYear"))
+    cohorts.facets(EVE, "liver", ("PatientSex",))
+    assert counted == [("PatientSex",), ("StudyYear",), ("PatientSex",)]
+
+
 def test_a_structure_that_few_show_is_not_told_from_one_that_nobody_shows():
     cohorts = cohorts_of(hospital(size=16), protected())
     assert {one.series for one in cohorts.anatomy(EVE)} == {None}

@@ -31,6 +31,7 @@ from tomodex.indexes import Index
 from tomodex.instance import Kind
 from tomodex.queues import Audited, Queue, TaskState
 from tomodex.search import ASKABLE, FIELDS, SEARCHABLE, Hit, Query, Sample, Seen, Totals, parse
+from tomodex.search.crowd import Crowd
 from tomodex.terminology import Terminology
 
 #: Most series that one page may have.
@@ -50,6 +51,9 @@ VALUES_S = 30.0
 
 #: Most fields whose values are counted at once.
 MOST_FIELDS = 20
+
+#: So old may the crowds of the whole index be.
+CROWDS_S = 60.0
 
 NO_AUDIT = NoAudit()
 
@@ -149,6 +153,7 @@ class Cohorts:
         self._disclosure = disclosure
         self._audit = audit
         self._counted: tuple[float, Totals | None] = (0.0, None)
+        self._of_all: dict[str, tuple[float, Mapping[str, Crowd]]] = {}
         self._listed: dict[str, tuple[float, tuple[Cell, ...]]] = {}
 
     @property
@@ -352,11 +357,21 @@ class Cohorts:
     ) -> Mapping[str, Mapping[str, int]]:
         require_counted(fields)
         disclosure, query = self._guarded(), self._coarse(text)
-        cells = disclosure.tell_cells(asker, query.term, self._index.crowds(query, fields))
+        cells = disclosure.tell_cells(asker, query.term, self._crowds(query, fields))
         return {
             field: {value: told.series or 0 for value, told in values.items()}
             for field, values in cells.items()
         }
+
+    def _crowds(self, query: Query, fields: Sequence[str]) -> Mapping[str, Mapping[str, Crowd]]:
+        """Those of the whole index as of a minute ago: each letter that is typed asks for some."""
+        if query.term is not None:
+            return self._index.crowds(query, fields)
+        now = monotonic()
+        old = [f for f in fields if f not in self._of_all or now - self._of_all[f][0] > CROWDS_S]
+        counted = self._index.crowds(query, old) if old else {}
+        self._of_all.update((field, (now, crowds)) for field, crowds in counted.items())
+        return {field: self._of_all[field][1] for field in fields}
 
     def _told_totals(self, asker: Asker) -> Totals:
         """Near the right ones, all in the same proportion; not when the newest study was."""
