@@ -110,9 +110,8 @@ TITLES: Mapping[str, str] = {
 }
 SEXES = {"F": "Female", "M": "Male", "O": "Other"}
 
-#: Fields of structures: those that are whole, that are cut, and both.
+#: Fields of structures that are whole, and of those that are cut.
 WHOLENESS = ("complete", "cut")
-ANATOMICAL = ("structure", *WHOLENESS)
 
 #: Values of fields.
 Counted = Mapping[str, tuple[Cell, ...]]
@@ -135,7 +134,8 @@ def refinements_of(cohorts: Cohorts, asker: Asker, question: Question) -> Refine
     fields = [field for field in TITLES if asker.may("rows") or field in COUNTED]
     free = [field for field in fields if not _parts_of(question, field)]
     # One call for all that is counted of the same series: each takes its time.
-    counted = dict(cohorts.facets(asker, question.text, (*free, *ANATOMICAL)))
+    either = WHOLENESS if any(part.completeness == "any" for part in _alone(question)) else ()
+    counted = dict(cohorts.facets(asker, question.text, (*free, "structure", *either)))
     for field in fields:
         if field not in free:
             counted |= cohorts.facets(asker, _freed(question, field).text, (field,))
@@ -160,16 +160,20 @@ def _regions(
 def _wholenesses(
     cohorts: Cohorts, asker: Asker, question: Question, counted: Counted
 ) -> tuple[Section, ...]:
-    asked = [part for part in question.parts if isinstance(part, Shows)]
-    single = [part for part in asked if len(part.structures) == 1][:MOST_ASKED]
     sections = []
-    for part in single:
+    for part in _alone(question):
         cells = counted
         if part.completeness != "any":
             either = question.swapped(part, with_state(part, "any"))
             cells = cohorts.facets(asker, either.text, WHOLENESS)
         sections.append(_wholeness(question, part, cells, cohorts.terminology))
     return tuple(sections)
+
+
+def _alone(question: Question) -> list[Shows]:
+    """Parts that ask for one structure, some of them."""
+    asked = [part for part in question.parts if isinstance(part, Shows)]
+    return [part for part in asked if len(part.structures) == 1][:MOST_ASKED]
 
 
 def _wholeness(

@@ -254,4 +254,4 @@ document.addEventListener("click", (event) => {
 });
 
 dress();
-if (input() && !input().value && location.pathname === "/") input().focus();
+if (input() && location.pathname === "/" && !location.search) input().focus();
