@@ -7,7 +7,7 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 
 missing=
-for package in orthanc orthanc-dicomweb dcmtk dicom3tools dcm2niix; do
+for package in orthanc orthanc-dicomweb dcmtk dicom3tools dcm2niix chromium; do
     dpkg -s "$package" >/dev/null 2>&1 || missing="$missing $package"
 done
 if [ -n "$missing" ]; then
@@ -43,4 +43,10 @@ if [ ! -f "$kafka/complete" ]; then
     rm -rf "$kafka"
     mvn --quiet --batch-mode --file "$here/kafka_broker/pom.xml" dependency:copy-dependencies -DoutputDirectory="$kafka"
     touch "$kafka/complete"
+fi
+
+axe=$servers/axe-core-4.14.1 # as in tests/servers/browser.py
+if [ ! -f "$axe/node_modules/axe-core/axe.min.js" ]; then
+    command -v npm >/dev/null || { echo "needs npm to fetch axe, which looks for barriers in a page" >&2; exit 1; }
+    npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$axe" axe-core@4.14.1
 fi
