@@ -59,6 +59,8 @@ def test_the_last_result_counts_and_the_same_again_changes_no_byte(tmp_path, fol
     first = (tmp_path / "reports" / "1.1.dcm").read_bytes()
     folder.write([of("1.1", LIVER)])
     assert (tmp_path / "reports" / "1.1.dcm").read_bytes() == first
+    (ds,) = held(tmp_path).values()
+    assert (ds.ContentDate, ds.ContentTime) == ("20261123", "100003")  # of the result, not of now
     folder.write([of("1.1", SPLEEN)])
     assert "tomodex liver" not in said(held(tmp_path)["1.1"])
 
