@@ -10,6 +10,7 @@ from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,7 +39,7 @@ from tomodex.web.pages.refining import refinements_of
 from tomodex.web.pages.rendering import size, span
 from tomodex.web.pages.search import EXAMPLES
 from tomodex.web.pages.strip import WIDTH, strip_of
-from tomodex.wiring import cohorts_of, index_of, logbook_of, queue_of
+from tomodex.wiring import cohorts_of, index_of, logbook_of, previews_of, queue_of
 
 TERMS = load_terminology()
 
@@ -410,6 +411,20 @@ def test_the_page_of_a_series_has_its_measurements_and_its_history(client):
     assert "https://viewer.example/?study=1.2.8.0&series=1.2.9.0" in unescape(
         client.get("/series/1.2.9.0").text
     )
+
+
+def test_a_picture_is_shown_where_the_site_wants_pictures_and_to_who_may_see_series(folder):
+    wanted = settings_of(folder).model_copy(update={"preview": "heads left out"})
+    previews_of(wanted).put("1.2.9.0", np.zeros((4, 4, 3), np.uint8))
+    place = "/series/1.2.9.0/preview.png"
+    client = TestClient(make_app(wanted), base_url="http://127.0.0.1")
+    assert place in client.get("/series/1.2.9.0").text
+    assert client.get(place).content.startswith(b"\x89PNG")
+    assert client.get("/series/1.2.9.1/preview.png").status_code == HTTPStatus.NOT_FOUND
+    assert client_of(folder).get(place).status_code == HTTPStatus.NOT_FOUND
+    viewer = wanted.model_copy(update={"access": settings_of(folder, "viewer").access})
+    refused = TestClient(make_app(viewer), base_url="http://127.0.0.1").get(place)
+    assert refused.status_code == HTTPStatus.FORBIDDEN
 
 
 def test_a_series_that_is_not_known_is_a_page_that_says_so(client):

@@ -15,13 +15,13 @@ from tomodex.web.dicomweb import dicomweb_router
 from tomodex.web.metrics import Metrics, add_metrics
 from tomodex.web.operations import operations_router
 from tomodex.web.pages.operations import Operator
-from tomodex.web.pages.routes import add_pages
+from tomodex.web.pages.routes import Links, add_pages
 from tomodex.web.saved import manifest_router, saved_router
 from tomodex.web.search import search_router
 from tomodex.web.segmentations import segmentations_router
 from tomodex.web.series import series_router
-from tomodex.web.stats import stats_router
 from tomodex.web.sql import sql_router
+from tomodex.web.stats import stats_router
 from tomodex.web.structures import structures_router
 from tomodex.web.viewer import viewer_router
 from tomodex.wiring import (
@@ -31,6 +31,7 @@ from tomodex.wiring import (
     library_of,
     logbook_of,
     operations_of,
+    previews_of,
 )
 
 
@@ -49,13 +50,13 @@ def add_routes(app: FastAPI, settings: Settings, cohorts: Cohorts, queue: Queue)
         stats_router(cohorts, queue),
         operations_router(operations_of(settings)),
         segmentations_router(settings),
-    )
         sql_router(settings, audit_of(settings)),
+    )
     for router in routers:
         app.include_router(router, dependencies=TOKEN)
     consumers = consumer_names(settings)
     sight = partial(_sight, settings, queue)
-    add_pages(app, cohorts, library, sight, settings.serve.viewer)
+    add_pages(app, cohorts, library, sight, _links(settings))
     add_metrics(app, Metrics(queue, consumers, partial(left_alone, settings)))
 
 
@@ -67,3 +68,13 @@ def _sight(settings: Settings, queue: Queue) -> Operator:
         consumers=consumer_names(settings),
         suspended=left_alone(settings),
     )
+
+
+def _links(settings: Settings) -> Links:
+    """Where a series can be looked at; a site that wants no pictures shows none of before."""
+    pictures = previews_of(settings).get if settings.preview != "off" else _no_picture
+    return Links(viewer=settings.serve.viewer, picture=pictures)
+
+
+def _no_picture(series_uid: str) -> bytes | None:
+    return None

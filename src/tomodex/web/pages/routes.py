@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
@@ -10,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.staticfiles import StaticFiles
 
 from tomodex.cohorts import Cohorts
-from tomodex.errors import BadQuery
+from tomodex.errors import BadQuery, NotThere
 from tomodex.library import Library
 from tomodex.saved import LONGEST_NAME
 from tomodex.web.answers import Asking
@@ -26,6 +27,14 @@ Text = Annotated[str, Query(max_length=200)]
 Id = Annotated[str, Path(max_length=64)]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Links:
+    """Where a series can be looked at."""
+
+    viewer: str  #: URL template of the site's viewer; "": there is none
+    picture: Callable[[str], bytes | None]  #: PNG of a series by its UID; None: there is none
+
+
 class OwnFiles(StaticFiles):
     """Style and script of the pages: a browser keeps them, and asks whether they changed."""
 
@@ -36,21 +45,16 @@ class OwnFiles(StaticFiles):
 
 
 def add_pages(
-    app: FastAPI, cohorts: Cohorts, library: Library, sight: Callable[[], Operator], viewer: str
+    app: FastAPI, cohorts: Cohorts, library: Library, sight: Callable[[], Operator], links: Links
 ) -> None:
-    """Let the app show pages.
-
-    Args:
-        sight: what an operator looks at, as it is now.
-        viewer: URL template of the site's viewer; "": there is none.
-    """
+    """Let the app show pages; `sight` is what an operator looks at, as it is now."""
     app.mount("/static", OwnFiles(directory=FOLDER / "static"), name="static")
-    app.include_router(search_pages(cohorts, viewer))
+    app.include_router(search_pages(cohorts, links))
     app.include_router(cohort_pages(library))
     app.include_router(operations_pages(sight))
 
 
-def search_pages(cohorts: Cohorts, viewer: str) -> APIRouter:
+def search_pages(cohorts: Cohorts, links: Links) -> APIRouter:
     """The search, one series, and the vocabulary."""
     router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
@@ -72,8 +76,17 @@ def search_pages(cohorts: Cohorts, viewer: str) -> APIRouter:
 
     @router.get("/series/{series_uid}")
     def one(request: Request, asker: Asking, series_uid: Id) -> Response:
-        shown = series_page(cohorts.one(asker, series_uid), viewer, cohorts.terminology)
+        known = cohorts.one(asker, series_uid)
+        picture = f"/series/{series_uid}/preview.png" if links.picture(series_uid) else ""
+        shown = series_page(known, links.viewer, picture, cohorts.terminology)
         return render("series.html", shell_of(request, "search"), shown)
+
+    @router.get("/series/{series_uid}/preview.png")
+    def preview(asker: Asking, series_uid: Id) -> Response:
+        picture = links.picture(cohorts.one(asker, series_uid).series_uid)
+        if picture is None:
+            raise NotThere("there is no picture of this series")
+        return Response(picture, media_type="image/png")
 
     @router.get("/structures")
     def vocabulary(request: Request, asker: Asking, text: Text = "") -> Response:

@@ -40,6 +40,7 @@ class SeriesPage:
     study_uid: str | None
     title: str
     viewer: str  #: where it can be looked at; "": nowhere
+    picture: str  #: address of a small one, made when it was indexed; "": there is none
     strip: Strip | None
     rows: Sequence[Row]
     facts: Mapping[str, str]  #: what headers and image say
@@ -48,8 +49,10 @@ class SeriesPage:
     audit: Sequence[Audited]
 
 
-def series_page(known: OneSeries, template: str, terminology: Terminology) -> SeriesPage:
-    """The page; `template` is the URL of the site's viewer."""
+def series_page(
+    known: OneSeries, template: str, picture: str, terminology: Terminology
+) -> SeriesPage:
+    """The page; `template` is the URL of the site's viewer, `picture` an address."""
     found, study_uid = known.annotated, known.study_uid
     strip = _strip(found, terminology) if found else None
     words = strip.words if strip else ""
@@ -58,6 +61,7 @@ def series_page(known: OneSeries, template: str, terminology: Terminology) -> Se
         study_uid=study_uid,
         title=words[:1].upper() + words[1:] or "Series",
         viewer=viewer_url(template, study_uid, known.series_uid) if template and study_uid else "",
+        picture=picture,
         strip=strip,
         rows=_rows(found, terminology) if found else (),
         facts=_facts(found) if found else {},
