@@ -38,7 +38,7 @@ from tomodex.web.pages.edits import Question, demands, question_of, with_interva
 from tomodex.web.pages.refining import refinements_of
 from tomodex.web.pages.rendering import size, span
 from tomodex.web.pages.search import EXAMPLES
-from tomodex.web.pages.strip import WIDTH, strip_of
+from tomodex.web.pages.strip import WIDTH, axis_of, strip_of
 from tomodex.wiring import cohorts_of, index_of, logbook_of, previews_of, queue_of
 
 TERMS = load_terminology()
@@ -276,6 +276,23 @@ def test_a_chosen_range_shows_as_chosen(one, other):
         assert inside == (low <= number <= high)
 
 
+@pytest.mark.parametrize(
+    ("text", "inside"),
+    [
+        ("PatientAge >= 30", True),
+        ("PatientAge > 30", False),
+        ("PatientAge > 29.5", True),
+        ("PatientAge <= 39", True),
+        ("PatientAge < 39", False),
+        ("PatientAge 20..50", True),
+        ("PatientAge 20..35", False),
+        ("liver", False),
+    ],
+)
+def test_a_class_is_chosen_only_if_all_of_it_is_asked_for(text, inside):
+    assert demands(question(text), "PatientAge", Interval(low=30.0, high=39.0)) == inside
+
+
 # --- the body -------------------------------------------------------------------------------------
 
 
@@ -354,8 +371,16 @@ def test_a_series_lies_where_its_vertebrae_do():
     assert (strip.whole, strip.cut, strip.words) == (5, 1, "abdomen")
 
 
-@given(st.floats(0.2, 5), st.floats(-5000, 5000))
-def test_where_the_table_stood_changes_nothing(scale, shift_mm):
+def test_a_vertebra_that_was_taken_for_another_does_not_turn_the_body_round():
+    mistaken = [*SPINE, seen("vertebrae_C3", 955, 965)]
+    axis = axis_of(mistaken, TERMS)
+    scores = [axis.score(z_mm) for z_mm in range(800, 1200, 5)]
+    assert scores == sorted(scores)
+    assert axis_of([seen("vertebrae_C3", 0, 10, False)], TERMS) is None
+
+
+@given(st.floats(-5000, 5000))
+def test_where_the_table_stood_changes_nothing(shift_mm):
     shifted = [
         replace(one, bottom_mm=one.bottom_mm + shift_mm, top_mm=one.top_mm + shift_mm)
         for one in SPINE
