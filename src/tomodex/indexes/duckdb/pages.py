@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -19,16 +20,15 @@ from tomodex.search.lots import lots
 #: Days since 1970, and long before all of them for a series without a date, which comes last.
 _NO_DAY = -1_000_000
 _FOUND = f"""
-select number, study, patient, patient_key, coalesce("StudyDate" - date '1970-01-01', {_NO_DAY})
-    as day, coalesce("size_bytes", 0) as size
+select rowid as place, study, patient, patient_key, coalesce("size_bytes", 0) as size,
+    coalesce("StudyDate" - date '1970-01-01', {_NO_DAY}) as day
 from series where """
 
-_NEWEST_FIRST = 'order by "StudyDate" desc nulls last, series_uid'
+#: Reads these rows of a table and no other, where a join would read all: 3 ms against 1,400 for
+#: what 50 of 1.7 million series show.
+_AT_PLACES = "rowid in (select place from places)"
 
-_SEEN = """
-select series_uid, seen from series
-where series_key in (select unnest($keys::ubigint[])) and series_uid in (select unnest($uids))
-"""
+_NEWEST_FIRST = 'order by "StudyDate" desc nulls last, series_uid'
 
 _TOTALS = """
 select study, patient, word.value = 'yes' as segmented, word.value = 'waiting' as waiting
@@ -46,7 +46,7 @@ def page_of(db: duckdb.DuckDBPyConnection, condition: Condition, limit: int, off
     found = db.execute(_FOUND + condition.sql, list(condition.values)).fetchnumpy()
     patients = _patients(found)
     return Page(
-        series=len(found["number"]),
+        series=len(found["place"]),
         studies=_count_distinct(found["study"]),
         patients=int(np.count_nonzero(patients)),
         hits=_newest_hits(db, found, limit, offset),
@@ -69,12 +69,8 @@ def hits_of(
     db: duckdb.DuckDBPyConnection, keys: npt.NDArray[np.uint64], keywords: Sequence[str]
 ) -> tuple[Hit, ...]:
     """The series that have these keys, newest study first."""
-    db.register("wanted", {"series_key": keys})
-    rows = db.execute(
-        f"{_select(keywords)} where series_key in (select series_key from wanted) {_NEWEST_FIRST}"
-    ).fetchall()
-    db.unregister("wanted")
-    return _hits(db, rows, keywords)
+    select = f"{_select(keywords)} where {_AT_PLACES} {_NEWEST_FIRST}"
+    return _hits(db, _read(db, select, _places(db, keys)), keywords)
 
 
 def seen_in(
@@ -82,9 +78,32 @@ def seen_in(
 ) -> Mapping[str, Sequence[Seen]]:
     """The structures of these series, from head to foot."""
     names = {number: name for name, number in labels(db).items()}
-    wanted = {"keys": [key_of(uid) for uid in series_uids], "uids": list(series_uids)}
-    rows = db.execute(_SEEN, wanted).fetchall()
-    return {uid: _unpacked(blob, names) for uid, blob in rows}
+    keys = np.array([key_of(uid) for uid in series_uids], np.uint64)
+    select = f"select series_uid, seen from series where {_AT_PLACES}"
+    # Two series could share a key, so the UID decides.
+    wanted = set(series_uids)
+    rows = _read(db, select, _places(db, keys))
+    return {uid: _unpacked(blob, names) for uid, blob in rows if uid in wanted}
+
+
+def _read(
+    db: duckdb.DuckDBPyConnection, select: str, places: npt.NDArray[np.int64]
+) -> list[tuple[Any, ...]]:
+    """The rows at these places of the table."""
+    db.register("places", {"place": places})
+    rows = db.execute(select).fetchall()
+    db.unregister("places")
+    return rows
+
+
+def _places(db: duckdb.DuckDBPyConnection, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Where in the table the series with these keys stand."""
+    db.register("wanted", {"series_key": keys})
+    places = db.execute(
+        "select rowid as place from series where series_key in (select series_key from wanted)"
+    ).fetchnumpy()["place"]
+    db.unregister("wanted")
+    return places
 
 
 def totals_of(db: duckdb.DuckDBPyConnection) -> Totals:
@@ -118,26 +137,22 @@ def _newest_hits(
     limit: int,
     offset: int,
 ) -> tuple[Hit, ...]:
-    db.register("newest", {"number": _newest(found, limit + offset)})
-    rows = db.execute(
-        f"""{_select(tuple(SEARCHABLE))} where number in (select number from newest)
-        {_NEWEST_FIRST} limit ? offset ?""",
-        [limit, offset],
-    ).fetchall()
-    db.unregister("newest")
+    select = f"{_select(tuple(SEARCHABLE))} where {_AT_PLACES} {_NEWEST_FIRST}"
+    page = f"limit {limit:d} offset {offset:d}"
+    rows = _read(db, f"{select} {page}", _newest(found, limit + offset))
     return _hits(db, rows, tuple(SEARCHABLE))
 
 
 def _newest(found: Mapping[str, npt.NDArray[np.int64]], many: int) -> npt.NDArray[np.int64]:
-    """Numbers of so many of the newest series, and of those that are as old as the last of them.
+    """Places of so many of the newest series, and of those that are as old as the last of them.
 
     UIDs, which decide between these, are long: they are read only of what this leaves.
     """
-    days, numbers = found["day"], found["number"]
+    days, places = found["day"], found["place"]
     if len(days) <= many or not many:
-        return numbers[: len(days) if many else 0]
+        return places[: len(days) if many else 0]
     last_day = np.partition(days, -many)[-many]
-    return np.extract(days >= last_day, numbers)
+    return np.extract(days >= last_day, places)
 
 
 def _count_distinct(numbers: npt.NDArray[np.uint32]) -> int:
