@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import RLock
+from typing import Any
 
 import apsw
 import numpy as np
 
 from tomodex.access import Asker
 from tomodex.errors import Forbidden, Misconfigured, Unavailable
-from tomodex.search.crowd import BITS, Crowd
+from tomodex.search.crowd import BITS, Crowd, distances
 
 BUSY_MS = 10_000
 
@@ -33,6 +34,13 @@ create table if not exists crowd (
     size_bytes integer not null
 ) strict;
 create index if not exists crowd_patients on crowd (patients);
+-- Crowds that were answered as one of those.
+create table if not exists alike (
+    crowd    integer not null,
+    patients integer not null,
+    bits     blob    not null
+) strict;
+create index if not exists alike_patients on alike (patients);
 create table if not exists asked (
     day       text    not null,
     asker     text    not null,
@@ -41,11 +49,20 @@ create table if not exists asked (
 ) strict, without rowid;
 """
 
-#: Two sets differ by at least as many patients as their numbers do.
+#: Two sets differ by at least as many patients as their numbers do. Those told of come first,
+#: oldest first.
 NEAR = """
-select patients, bits, series, studies, size_bytes from crowd
-where patients between ? and ? order by id
+select id, patients, bits from (
+    select 0 as as_another, id, patients, bits from crowd where patients between ?1 and ?2
+    union all
+    select 1, crowd, patients, bits from alike where patients between ?1 and ?2
+) order by as_another, id
 """
+CROWD = "select patients, bits, series, studies, size_bytes from crowd where id = ?"
+
+#: A crowd that is nearer than this part of the reach to one that was answered is answered like it,
+#: whatever that one was answered as: so asking in other words tells nothing new.
+SAME_PART = 0.25
 
 SPEND = """
 insert into asked values (?, ?, ?)
@@ -74,14 +91,19 @@ class AnsweredCrowds:
         self._db = _open(file)
 
     def nearest(self, crowd: Crowd, reach: float) -> Crowd:
-        """The crowd that was told of first within reach of this one; if there is none, this one,
-        which is told of from now on."""
+        """The crowd that this one is answered as; if there is none, this one, which is told of from
+        now on.
+
+        It is what the closest one was answered as, where that is very near; else the crowd that
+        was told of first within reach.
+        """
         with self._writing() as db:
-            ends = (crowd.patients - int(reach), crowd.patients + int(reach))
-            for row in db.execute(NEAR, ends):
-                other = _crowd(row)
-                if crowd.distance(other) <= reach:
-                    return other
+            number, apart = _nearest(db, crowd, reach)
+            if number and apart > SAME_PART * reach:
+                sql = "insert into alike values (?, ?, ?)"
+                db.execute(sql, (number, crowd.patients, _packed(crowd)))
+            if number:
+                return _crowd(db.execute(CROWD, (number,)).fetchone() or ())
             db.execute(
                 "insert into crowd (patients, bits, series, studies, size_bytes) "
                 "values (?, ?, ?, ?, ?)",
@@ -117,6 +139,21 @@ class AnsweredCrowds:
                     raise
         except (apsw.BusyError, apsw.FullError, apsw.IOError) as refused:
             raise Unavailable(f"what was answered cannot be remembered: {refused}") from refused
+
+
+def _nearest(db: apsw.Connection, crowd: Crowd, reach: float) -> tuple[int, float]:
+    """The id of the crowd that this one is answered as, 0 for none, and how far what decides is."""
+    ends = (crowd.patients - int(reach), crowd.patients + int(reach))
+    found: Any = db.execute(NEAR, ends).fetchall()
+    if not found:
+        return 0, reach
+    ids, patients, packed = zip(*found, strict=True)
+    bits = np.frombuffer(b"".join(packed), "<i4").reshape(-1, BITS)
+    apart = distances(crowd, np.array(patients), bits)
+    closest = int(apart.argmin())
+    if apart[closest] > SAME_PART * reach:
+        closest = int((apart <= reach).argmax())
+    return (ids[closest], float(apart[closest])) if apart[closest] <= reach else (0, reach)
 
 
 def _packed(crowd: Crowd) -> bytes:

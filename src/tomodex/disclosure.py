@@ -87,8 +87,8 @@ class Answered(Protocol):
     """Remembers crowds that were told of."""
 
     def nearest(self, crowd: Crowd, reach: float) -> Crowd:
-        """The crowd that was told of first within reach of this one; if there is none, this one,
-        which is told of from now on."""
+        """The crowd that this one is answered as, and nearly is; if there is none, this one, which
+        is told of from now on."""
 
     def spend(self, asker: Asker, questions: int) -> None:
         """Count questions of somebody who may learn numbers alone.
@@ -134,13 +134,13 @@ class Disclosure:
         }
 
     def _told(self, cell: str, term: Term | None, crowd: Crowd) -> Told:
-        if crowd.patients < self.fewest:
+        question = f"{cell} {term}".encode()
+        # Before it is looked what is near: else one person more, who makes a crowd of enough, would
+        # have it answered as a larger one.
+        if crowd.patients < self._enough(question):
             return Told()
-        like = self._answered.nearest(crowd, self._reach(f"{cell} {term}"))
+        like = self._answered.nearest(crowd, self._reach(question))
         moved = like.patients + self._whole_noise(like)
-        # One patient less than a crowd that is told of is still enough, and is answered as it.
-        if moved < self.fewest + MOST_NOISE + 1:
-            return Told()
         patients = _rounded(moved, self.fewest)
         return Told(
             patients=patients,
@@ -149,12 +149,20 @@ class Disclosure:
             size_bytes=self._scaled("size", like, like.size_bytes, patients),
         )
 
-    def _reach(self, question: str) -> float:
+    def _enough(self, question: bytes) -> int:
+        """How many patients are told of, drawn for each question: more than the fewest, up to twice
+        as many.
+
+        Drawn, as a fixed number would be a line that one person more crosses.
+        """
+        return self.fewest + 1 + int(self._draw("enough", question) * self.fewest)
+
+    def _reach(self, question: bytes) -> float:
         """How far crowds may be apart to be answered alike, drawn for each question.
 
         Drawn, as a fixed one would be a line that one person more could cross.
         """
-        return self.fewest * (1 + self._draw("reach", question.encode()))
+        return self.fewest * (1 + self._draw("reach", question))
 
     def _whole_noise(self, crowd: Crowd) -> int:
         return int(self._draw("patients", _seed(crowd)) * (2 * MOST_NOISE + 1)) - MOST_NOISE

@@ -34,8 +34,16 @@ class Crowd:
 
     def distance(self, other: Crowd) -> float:
         """About how many patients are in one and not in the other; 0: they are the same."""
-        signed = 2 * np.subtract(self.bits, other.bits) - (self.patients - other.patients)
-        return float(np.mean(np.square(signed)))
+        bits = np.array([other.bits])
+        return float(distances(self, np.array([other.patients]), bits)[0])
+
+
+def distances(
+    crowd: Crowd, patients: npt.NDArray[np.int64], bits: npt.NDArray[np.int32]
+) -> npt.NDArray[np.float64]:
+    """(n,) how far a crowd is from n others, of these (n,) numbers and (n, 64) bits."""
+    signed = 2 * (np.array(crowd.bits) - bits) - (crowd.patients - patients)[:, np.newaxis]
+    return np.asarray(np.square(signed).mean(axis=1))
 
 
 def bits_of(keys: npt.NDArray[np.uint64]) -> tuple[int, ...]:
