@@ -101,7 +101,7 @@ def test_a_model_that_knows_no_heads_gets_no_picture(heads: Heads):
 
 
 def test_pictures_are_kept_for_their_owner_alone_and_forgotten(tmp_path: Path):
-    previews = Previews(tmp_path / "previews")
+    previews = Previews(tmp_path / "previews", "heads shown")
     picture = draw_preview(scan(body(head=False)), "shown")
     assert picture is not None
     previews.put("1.2.3", picture)
@@ -115,7 +115,15 @@ def test_pictures_are_kept_for_their_owner_alone_and_forgotten(tmp_path: Path):
 
 
 def test_a_uid_is_never_a_path(tmp_path: Path):
-    previews = Previews(tmp_path / "previews")
+    previews = Previews(tmp_path / "previews", "heads shown")
     previews.put("../../../escape", np.zeros((2, 2, 3), np.uint8))
     assert not (tmp_path / "escape").exists()
     assert len(list((tmp_path / "previews").rglob("*.png"))) == 1
+
+
+def test_pictures_of_a_former_policy_are_not_shown_and_forgotten_all_the_same(tmp_path: Path):
+    former, now = (Previews(tmp_path, policy) for policy in ("heads shown", "heads left out"))
+    former.put("1.2.3", np.zeros((2, 2, 3), np.uint8))
+    assert now.get("1.2.3") is None
+    now.erase(["1.2.3"])
+    assert former.get("1.2.3") is None

@@ -66,10 +66,16 @@ def draw_preview(segmentation: Segmentation, heads: Heads) -> Picture | None:
 
 
 class Previews:
-    """Pictures as PNG files in a folder; a consumer of results that forgets with them."""
+    """Pictures as PNG files in a folder; a consumer of results that forgets with them.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of all pictures.
+        policy: what is done with heads; pictures made under another one are not shown any more.
+    """
+
+    def __init__(self, folder: Path, policy: str) -> None:
         self._folder = folder
+        self._policy = policy.replace(" ", "-")
 
     def put(self, series_uid: str, picture: Picture) -> None:
         """Keep a picture, in the place of one that is there.
@@ -101,8 +107,10 @@ class Previews:
         """Nothing: whoever has the volume makes the picture."""
 
     def erase(self, series_uids: Sequence[str]) -> None:
+        policies = [one.name for one in self._folder.glob("*") if one.is_dir()]
         for uid in series_uids:
-            self._place(uid).unlink(missing_ok=True)
+            for policy in policies:
+                self._place(uid, policy).unlink(missing_ok=True)
 
     def probe(self) -> Iterator[Probe]:
         yield Probe(subject="previews", verdict="ok", sentence=f"in {self._folder}")
@@ -110,10 +118,10 @@ class Previews:
     def close(self) -> None:
         pass
 
-    def _place(self, series_uid: str) -> Path:
+    def _place(self, series_uid: str, policy: str = "") -> Path:
         # A UID comes from outside; its hash is a safe name, and spreads a million of them.
         name = hashlib.sha256(series_uid.encode()).hexdigest()
-        return self._folder / name[:2] / f"{name}.png"
+        return self._folder / (policy or self._policy) / name[:2] / f"{name}.png"
 
 
 def _knows_heads(segmentation: Segmentation) -> bool:

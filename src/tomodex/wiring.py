@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -88,7 +88,7 @@ def configured_url(settings: Settings, given: str) -> str:
     url = source_url(given)
     if urlsplit(url).query:
         return url
-    same = _with_the_url(settings, url) or _with_the_bucket(settings, url)
+    same = _with_the_url(settings, url) or _with_the_bucket(settings.sources, url)
     if len(same) > 1:
         raise Misconfigured(
             f"the sources {', '.join(same)} have the same URL but for their options, so tasks "
@@ -113,7 +113,9 @@ def task_source(settings: Settings, given: str) -> str:
         return without_query(_url(settings.sources[given]))
     if is_bare(given) and _with_the_url(settings, given):
         return given
-    if is_bare(given) and (_with_the_bucket(settings, given) or _in_any_bucket(settings, given)):
+    if is_bare(given) and (
+        _with_the_bucket(settings.sources, given) or _in_any_bucket(settings, given)
+    ):
         if not is_archive(urlsplit(given).path):
             raise BadQuery(
                 f"{given[:200]} is no archive by its name; an object that is ordered by itself "
@@ -158,12 +160,12 @@ def _with_the_url(settings: Settings, bare: str) -> list[str]:
     return sorted(name for name, u in settings.sources.items() if without_query(_url(u)) == bare)
 
 
-def _with_the_bucket(settings: Settings, url: str) -> list[str]:
+def _with_the_bucket(places: Mapping[str, str], url: str) -> list[str]:
     """Name of the configured bucket, or of the smallest part of one, that an object lies in."""
     path = unquote(urlsplit(url).path)
     if not url.startswith("s3://") or any(part in (".", "..") for part in path.split("/")):
         return []
-    above = {name: f"{without_query(u).rstrip('/')}/" for name, u in settings.sources.items()}
+    above = {name: f"{without_query(u).rstrip('/')}/" for name, u in places.items()}
     around = [name for name, prefix in above.items() if url.startswith(prefix)]
     longest = max((len(above[name]) for name in around), default=0)
     return sorted(name for name in around if len(above[name]) == longest)
@@ -279,9 +281,31 @@ def saved_of(settings: Settings) -> SavedCohorts:
 
 
 def store_of(settings: Settings, given: str) -> Store:
-    """Where files are put: a configured destination by its name, a URL or a folder."""
+    """Where files are put: a configured destination or a folder in one, a URL or a folder."""
     _make_data_folder(settings.data)
-    return open_store(_url(settings.destinations.get(given, given)), settings.data)
+    return open_store(_url(destination_url(settings, given) or given), settings.data)
+
+
+def destination_url(settings: Settings, given: str) -> str:
+    """The URL, with its options, of a configured destination or of a folder in a bucket of one.
+
+    Somebody outside may name it; "": it is not configured, or nobody could tell which one it is.
+    """
+    if given in settings.destinations:
+        return settings.destinations[given]
+    if not is_bare(given):
+        return ""
+    around = _with_the_bucket(settings.destinations, f"{given.rstrip('/')}/")
+    if len(around) != 1:
+        return ""
+    options = urlsplit(settings.destinations[around[0]]).query
+    return f"{given}?{options}" if options else given
+
+
+def destination_folder(settings: Settings, name: str) -> Path | None:
+    """The folder that a configured destination is; None: it is somewhere else."""
+    url = _url(settings.destinations[name])
+    return path_of(url) if urlsplit(url).scheme == "folder" else None
 
 
 def operations_of(settings: Settings) -> Operations:
@@ -327,7 +351,7 @@ def consumer_openers(settings: Settings) -> dict[str, Callable[[], Sink]]:
 
 def previews_of(settings: Settings) -> Previews:
     """The pictures of series, if any were made."""
-    return Previews(settings.data / "previews")
+    return Previews(settings.data / "previews", settings.preview)
 
 
 def _has_previews(settings: Settings) -> bool:
