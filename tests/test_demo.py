@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -33,6 +34,13 @@ def test_every_answer_is_what_is_known_of_the_phantoms(ran):
     text = "\n".join(line for line in report.lines if isinstance(line, str))
     assert text.count("(as known)") == len(demo.QUESTIONS) == 3
     assert any(isinstance(line, Table) for line in report.lines)
+
+
+def test_who_saw_the_demo_is_told_how_to_go_on_there_in_words_that_a_shell_takes(tmp_path):
+    ask, browse = demo._what_next(tmp_path / "a demo" / "data")
+    words = ["tomodex", "--data", str(tmp_path / "a demo" / "data")]
+    assert shlex.split(ask.partition(": ")[2]) == [*words, "search", "covers T12..L5"]
+    assert shlex.split(browse.partition(": ")[2]) == [*words, "serve"]
 
 
 def test_every_structure_is_found_by_the_phantom_model_and_none_read_from_a_stored_object(ran):

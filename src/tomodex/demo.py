@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from urllib.parse import urlencode
 
 from rich.table import Table
@@ -97,11 +98,19 @@ def run_demo(folder: Path, settings: Settings, progress: ProgressOf) -> Report:
             verdicts,
             *(line for lines, _ in answers for line in lines),
             "",
-            "This version has no web page yet; the command line has it all.",
-            f"Ask more: tomodex --data {settings.data} search 'covers T12..L5'",
+            *_what_next(settings.data),
         ],
         right=right and all(is_right for _, is_right in answers),
     )
+
+
+def _what_next(data: Path) -> list[str]:
+    """How to ask more, in words for a shell."""
+    tomodex = f"tomodex --data {quote(str(data))}"
+    return [
+        f"Ask more: {tomodex} search 'covers T12..L5'",
+        f"In a browser: {tomodex} serve",
+    ]
 
 
 def _segmenter(data: Path) -> str:

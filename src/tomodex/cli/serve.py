@@ -18,7 +18,7 @@ def serve(
         typer.Option(metavar="ADDRESS", help="0.0.0.0: for other machines too, with a token."),
     ] = None,
 ) -> None:
-    """Answer over HTTP: take tasks, and say what became of them."""
+    """Answer over HTTP: the page for a browser, searches, orders, and what became of them."""
     from tomodex.web.serving import serve as serve_until
 
     given = {
