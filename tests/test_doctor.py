@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.archives import ADAPTER, hold
+from tests.servers.ports import free_port
 from tomodex import sources
 from tomodex.cli import main
 from tomodex.doctor import answers, examine, is_well
@@ -65,6 +66,20 @@ def test_every_part_of_a_sound_installation_is_looked_at_and_well(settings):
     }
     assert wrong(settings) == {}
     assert is_well(findings)
+
+
+def test_destinations_are_looked_at_and_no_folder_is_made(settings, tmp_path):
+    (tmp_path / "there").mkdir()
+    places = {
+        "there": str(tmp_path / "there"),
+        "later": str(tmp_path / "later"),
+        "pacs": f"dicomweb+http://127.0.0.1:{free_port()}/rs",
+    }
+    found = by_part(settings.model_copy(update={"destinations": places}))
+    assert found["destination there", "free disk"].sentence.endswith(f"free in {tmp_path}/there")
+    assert found["destination later", "folder"].verdict == "doubtful"
+    assert not (tmp_path / "later").exists()
+    assert found["destination pacs", "STOW-RS"].verdict == "wrong"
 
 
 def test_where_nothing_was_indexed_yet_nothing_is_made(settings, tmp_path):

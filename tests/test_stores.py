@@ -109,6 +109,15 @@ def test_a_bucket_that_is_not_there_is_a_wrong_setting(tmp_path, bucket):
         opened(url, tmp_path).put([seg(tmp_path)], "1.2.3")
 
 
+def test_a_bucket_is_looked_at_without_writing_to_it(tmp_path, bucket):
+    options = "region=us-east-1&key=env:SECRET&secret=env:SECRET"
+    (there,) = opened(f"s3://masks/research?{options}", tmp_path).probe()
+    (other,) = opened(f"s3://other?{options}", tmp_path).probe()
+    assert (there.verdict, other.verdict) == ("ok", "wrong")
+    assert "no bucket 'other'" in other.sentence
+    assert bucket.list_objects_v2(Bucket="masks")["KeyCount"] == 0
+
+
 # --- STOW-RS --------------------------------------------------------------------------------------
 
 

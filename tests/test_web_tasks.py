@@ -24,6 +24,7 @@ from starlette.testclient import TestClient
 from tests.contracts.queue import annotated, new
 from tests.phantoms import write_ball_series
 from tests.servers.ports import free_port
+from tomodex import mask_orders
 from tomodex.errors import BadQuery, Misconfigured, NotThere, Suspended, Unavailable
 from tomodex.options import is_bare, without_query
 from tomodex.queues import Failed, Queue, open_queue
@@ -32,8 +33,15 @@ from tomodex.web.app import make_app
 from tomodex.web.guard import Patience
 from tomodex.web.problems import Refused, refusal_of
 from tomodex.web.serving import require_guard
-from tomodex.web.tasks import MOST_ASKING, MOST_BODY_BYTES
-from tomodex.wiring import annotator_of, configured_url, source_of, task_source
+from tomodex.web.tasks import MOST_ASKING, MOST_BODY_BYTES, MOST_MASKS
+from tomodex.wiring import (
+    annotator_of,
+    configured_url,
+    destination_url,
+    operations_of,
+    source_of,
+    task_source,
+)
 
 PACS = "dimse://TOMODEX@pacs.example:11112/PACS"
 SERIES, STUDY = "1.2.840.3", "1.2.840"
@@ -57,6 +65,7 @@ def settings(tmp_path: Path) -> Settings:
             "landing": "s3://landing-ct-indexer?endpoint=https://s3.example&layout=archives",
             "disk": str(tmp_path / "archive"),
         },
+        destinations={"masks": "s3://out/masks?endpoint=https://s3.example"},
     )
 
 
@@ -317,11 +326,71 @@ def test_what_no_settings_name_is_no_source_of_tasks(settings):
     assert task_source(settings, "pacs") == PACS
 
 
-def test_masks_are_said_not_to_be_offered(client):
-    order = json.loads(PREDECESSOR) | {"s3-output": {"s3-bucket": "out", "s3-path": "test.zip"}}
-    refused = client.post("/v1/tasks", json=order)
-    assert refused.status_code == HTTPStatus.NOT_IMPLEMENTED
-    assert problem(refused)["type"] == "urn:tomodex:problem:masks-not-offered"
+def masks_into(bucket: str, path: str) -> dict[str, Any]:
+    """A task of the predecessor's segmentation mode."""
+    return {**json.loads(PREDECESSOR), "s3-output": {"s3-bucket": bucket, "s3-path": path}}
+
+
+def test_a_task_with_an_output_orders_masks_and_no_indexing(client, queue, settings):
+    ordered = client.post("/v1/tasks", json=masks_into("out", "masks/test 1.zip"))
+    assert ordered.status_code == HTTPStatus.ACCEPTED
+    assert (ordered.json()["new"], ordered.json()["tasks"]) == (0, [])
+    (seen,) = ordered.json()["masks"]
+    assert client.get(ordered.headers["location"]).json() == seen
+    (placed,) = operations_of(settings).newest()
+    order = mask_orders.Order.model_validate_json(placed.request)
+    assert (order.series, order.forms) == ("1.2.3.4.5.6.7.8", ("nifti",))
+    assert order.source == "s3://landing-ct-indexer/test.zip"
+    assert order.to == "s3://out/masks/test%201"
+    assert queue.states("1.2.3.4.5.6.7.8") == []
+    assert "123456789" not in ordered.text + repr(placed)
+
+
+@pytest.mark.parametrize(
+    ("bucket", "path"),
+    [
+        ("elsewhere", "masks/a.zip"),
+        ("out", "a.zip"),
+        ("out", "masks-2/a.zip"),
+        ("out", "masks/../a.zip"),
+    ],
+)
+def test_masks_go_nowhere_but_below_a_configured_destination(client, settings, queue, bucket, path):
+    orders = [OURS, masks_into("out", "masks"), masks_into(bucket, path)]
+    refused = client.post("/v1/tasks", json=orders)
+    assert refused.status_code == HTTPStatus.UNPROCESSABLE_ENTITY
+    assert "no configured destination" in problem(refused)["detail"]
+    assert operations_of(settings).newest() == []
+    assert queue.states(SERIES) == []
+
+
+def test_masks_have_the_options_of_their_destination_and_no_others(settings):
+    wanted = "s3://out/masks/a%3Fendpoint%3Dhttps%3A//evil.example"
+    assert destination_url(settings, wanted) == f"{wanted}?endpoint=https://s3.example"
+    assert destination_url(settings, "s3://out/masks/a?endpoint=https://evil.example") == ""
+
+
+def test_a_repeated_task_with_a_key_orders_its_masks_once(client, settings):
+    orders = [masks_into("out", "masks/a"), masks_into("out", "masks/b")]
+    for _ in range(2):
+        client.post("/v1/tasks", json=orders, headers={"Idempotency-Key": "flow-1"})
+    assert len(operations_of(settings).newest()) == 2
+
+
+def test_a_service_may_order_series_but_no_masks(settings, monkeypatch):
+    monkeypatch.setenv("NIFI", "a-token-of-some-length-0123456789")
+    token = {"nifi": {"secret": "env:NIFI", "roles": ["service"]}}
+    guarded = load_settings(**{**settings.model_dump(), "access": {"tokens": token}})
+    headers = {"authorization": "Bearer a-token-of-some-length-0123456789"}
+    refused = client_of(guarded).post("/v1/tasks", json=masks_into("out", "masks"), headers=headers)
+    assert refused.status_code == HTTPStatus.FORBIDDEN
+    assert operations_of(settings).newest() == []
+
+
+def test_more_masks_than_can_be_made_are_refused(client, settings):
+    refused = client.post("/v1/tasks", json=[masks_into("out", "masks/a")] * (MOST_MASKS + 1))
+    assert "101 tasks have s3-output; 100 may" in problem(refused)["detail"]
+    assert operations_of(settings).newest() == []
 
 
 def test_of_several_orders_all_or_none_are_taken(client, queue):

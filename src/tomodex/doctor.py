@@ -29,7 +29,15 @@ from tomodex.segmenters import open_segmenter
 from tomodex.selection import load_rules
 from tomodex.settings import Settings
 from tomodex.sinks import Sink, open_sink
-from tomodex.wiring import index_of, left_alone, queue_of, segmenter_urls, source_of
+from tomodex.wiring import (
+    destination_folder,
+    index_of,
+    left_alone,
+    queue_of,
+    segmenter_urls,
+    source_of,
+    store_of,
+)
 from tomodex.worker import describe
 
 log = logging.getLogger(__name__)
@@ -57,7 +65,7 @@ class Finding:
 
 
 def examine(settings: Settings, patience_s: float = PATIENCE_S) -> Iterator[Finding]:
-    """Look at the data folder, every source, the queue, the index, the sinks and segmenters.
+    """Look at the data folder, sources, destinations, the queue, the index, sinks and segmenters.
 
     Where there is no data folder yet, none is made: what lies elsewhere is looked at with one that
     is thrown away.
@@ -100,6 +108,8 @@ def _outside_data(settings: Settings) -> Iterator[tuple[str, Look]]:
         yield f"segmenter {_scheme(url)}", partial(_look_at_segmenter, url)
     for name in sorted(settings.sources):
         yield f"source {name}", partial(_look_at_source, settings, name)
+    for name in sorted(settings.destinations):
+        yield f"destination {name}", partial(_look_at_destination, settings, name)
     if spool_of(settings).is_dir():
         yield "spool", partial(_look_at_source, settings, spool_url(settings))
 
@@ -213,6 +223,17 @@ def _look_at_sink(settings: Settings, url: str) -> Iterator[Probe]:
 
 def _look_at_source(settings: Settings, name: str) -> Iterator[Probe]:
     yield from source_of(settings, name).probe()
+
+
+def _look_at_destination(settings: Settings, name: str) -> Iterator[Probe]:
+    """A folder that is not there is not made by looking at it."""
+    folder = destination_folder(settings, name)
+    if folder is not None and not folder.is_dir():
+        sentence, advice = f"{folder} is not there yet", "it is made with the first masks"
+        yield Probe(subject="folder", verdict="doubtful", sentence=sentence, advice=advice)
+        return
+    with closing(store_of(settings, name)) as store:
+        yield from store.probe()
 
 
 def _look_at_segmenter(url: str) -> Iterator[Probe]:

@@ -40,6 +40,7 @@ from tomodex.settings import Settings
 from tomodex.terminology import load_terminology
 from tomodex.wiring import (
     audit_of,
+    destination_url,
     operations_of,
     queue_of,
     source_of,
@@ -234,9 +235,18 @@ def _known_series(settings: Settings, order: Order, tools: Tools) -> Series:
 
 
 def place_order(settings: Settings, order: Order, asker: Asker, key: str = "") -> Operation:
-    """Remember an order of somebody outside, who may name what is configured and nothing else.
+    """Remember an order of somebody outside; with a key that they used before, it is that order.
 
-    With a key that they used before, it is that order.
+    Raises:
+        Forbidden, BadQuery: as `require_placeable`.
+    """
+    require_placeable(settings, order, asker)
+    audit_of(settings).write(asker, KIND, ",".join(order.structures), **_facts(order))
+    return operations_of(settings).put(KIND, order.model_dump_json(), asker.name, key)
+
+
+def require_placeable(settings: Settings, order: Order, asker: Asker) -> None:
+    """Whoever is outside may name what is configured and nothing else.
 
     Raises:
         Forbidden: they may not see single series, so not their masks either.
@@ -245,7 +255,7 @@ def place_order(settings: Settings, order: Order, asker: Asker, key: str = "") -
     asker.require("rows")
     if not re.fullmatch(UID, order.series):
         raise BadQuery("series is a Series Instance UID")
-    if order.to not in settings.destinations:
+    if not destination_url(settings, order.to):
         known = ", ".join(sorted(settings.destinations)) or "none"
         raise BadQuery(f"{order.to[:200]} is no configured destination; configured are: {known}")
     if order.source:
@@ -253,8 +263,6 @@ def place_order(settings: Settings, order: Order, asker: Asker, key: str = "") -
     elif not queue_of(settings).states(order.series):
         raise BadQuery(f"no series {order.series[:64]} is known; name its source")
     _ = order.wish
-    audit_of(settings).write(asker, KIND, ",".join(order.structures), **_facts(order))
-    return operations_of(settings).put(KIND, order.model_dump_json(), asker.name, key)
 
 
 def be_maker(settings: Settings, name: str, stop: Stop) -> None:

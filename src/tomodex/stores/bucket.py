@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tomodex.errors import Misconfigured, Unavailable
 from tomodex.options import read_options, without_query
 from tomodex.probe import Probe
 from tomodex.sources.gate import Gate
@@ -29,8 +30,18 @@ class BucketStore:
         return [self._bucket.put(f"{folder}/{file.name}".lstrip("/"), file) for file in files]
 
     def probe(self) -> Iterator[Probe]:
-        """Nothing is asked: whether it may be written to, only a write tells."""
-        yield Probe(subject="bucket", verdict="ok", sentence=f"{self.url} is named")
+        """Whether it answers and lets us list; whether it may be written to, only a write tells."""
+        try:
+            next(self._bucket.objects(), None)
+        except Unavailable as refused:
+            # Who may write need not be permitted to list.
+            advice = "permit ListBucket, or see whether masks arrive"
+            yield Probe(subject="bucket", verdict="doubtful", sentence=str(refused), advice=advice)
+        except Misconfigured as wrong:
+            advice = "see that bucket, endpoint and credentials are the right ones"
+            yield Probe(subject="bucket", verdict="wrong", sentence=str(wrong), advice=advice)
+        else:
+            yield Probe(subject="bucket", verdict="ok", sentence=f"{self.url} answers")
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -16,7 +16,9 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
+from tomodex import mask_orders
 from tomodex.errors import BadQuery
+from tomodex.predecessor import mask_order_of
 from tomodex.queues import Lane
 from tomodex.settings import Settings
 from tomodex.web.problems import Refused
@@ -71,7 +73,10 @@ class Place(BaseModel):
 
 
 class PredecessorOrder(BaseModel):
-    """The predecessor's task: a tar or zip in S3 that holds one series."""
+    """The predecessor's task: a tar or zip in S3 that holds one series.
+
+    With `s3-output` it is one of its segmentation mode: masks are put there, nothing is indexed.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -104,7 +109,8 @@ def as_order(settings: Settings, order: Order | PredecessorOrder) -> Order:
             raise Refused(
                 HTTPStatus.NOT_IMPLEMENTED,
                 "masks-not-offered",
-                "masks are not made yet; without s3-output the series is indexed",
+                "masks are ordered by POST /v1/tasks, not here; without s3-output the series is "
+                "indexed",
             )
         return Order(
             source=task_source(settings, f"s3://{order.input.bucket}/{quote(order.input.path)}"),
@@ -114,6 +120,11 @@ def as_order(settings: Settings, order: Order | PredecessorOrder) -> Order:
     except BadQuery as unknown:
         sentence = str(unknown)
         raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, "unknown-source", sentence) from unknown
+
+
+def as_mask_order(order: PredecessorOrder) -> mask_orders.Order:
+    """What a task of the predecessor's segmentation mode orders."""
+    return mask_order_of(order.model_dump_json(by_alias=True).encode())
 
 
 def schema_of(kind: type[BaseModel]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from http import HTTPStatus
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeGuard
 
 import orjson
 from anyio import CapacityLimiter
@@ -14,15 +14,30 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from tomodex import mask_orders
+from tomodex.access import Asker
 from tomodex.discovery import task_of
+from tomodex.errors import BadQuery
 from tomodex.queues import Lane, NewTask, Queue, Status, TaskState
 from tomodex.selection import Rules
 from tomodex.series import Series
 from tomodex.settings import Settings
+from tomodex.web import answers
 from tomodex.web.answers import FORBIDDEN, NOT_THERE
 from tomodex.web.guard import permit
-from tomodex.web.orders import AnyOrder, Order, PredecessorOrder, Uid, as_order, schema_of
+from tomodex.web.operations import OperationSeen
+from tomodex.web.operations import seen as operation_seen
+from tomodex.web.orders import (
+    AnyOrder,
+    Order,
+    PredecessorOrder,
+    Uid,
+    as_mask_order,
+    as_order,
+    schema_of,
+)
 from tomodex.web.problems import RETRY_S, Refused, described
+from tomodex.web.segmentations import Key
 from tomodex.wiring import source_of
 
 #: A page of 10,000 of the predecessor's tasks has 2.5 MB.
@@ -31,6 +46,9 @@ MOST_ORDERS = 10_000
 
 #: Series of one request that the source is asked for at once.
 MOST_ASKED = 100
+
+#: Masks that one request may order: each takes minutes to make.
+MOST_MASKS = 100
 
 #: Requests at once that ask sources, which may take long: others find threads free.
 MOST_ASKING = 4
@@ -71,10 +89,13 @@ class TaskSeen(BaseModel):
 class Accepted(BaseModel):
     """What was ordered."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"new": 1, "tasks": []}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"new": 1, "tasks": [], "masks": []}]}
+    )
 
     new: int  #: how many were not known before, or have changed
     tasks: list[TaskSeen]
+    masks: list[OperationSeen] = []  #: what the predecessor's tasks with s3-output ordered
 
 
 class Again(BaseModel):
@@ -87,7 +108,6 @@ class Again(BaseModel):
 
 UNKNOWN = described(HTTPStatus.NOT_FOUND, "unknown-task", "no task for the series 1.2.3")
 WRONG_TYPE = described(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "media-type", f"send {JSON}")
-NO_MASKS = described(HTTPStatus.NOT_IMPLEMENTED, "masks-not-offered", "masks are not made yet")
 EXAMPLES = {
     "ours": {
         "summary": "A series of a configured source",
@@ -136,18 +156,20 @@ def tasks_router(settings: Settings, queue: Queue, rules: Rules) -> APIRouter:
         "",
         status_code=HTTPStatus.ACCEPTED,
         response_model=Accepted,
-        responses={403: FORBIDDEN, 404: NOT_THERE, 415: WRONG_TYPE, 501: NO_MASKS},
+        responses={403: FORBIDDEN, 404: NOT_THERE, 415: WRONG_TYPE},
         openapi_extra=BODY,
         dependencies=[Depends(permit("order"))],
         summary="Order series to be indexed",
     )
-    async def order(request: Request, response: Response) -> Accepted:
+    async def order(
+        request: Request, response: Response, asker: answers.Asking, key: Key = ""
+    ) -> Accepted:
         """One order, a list, or one a line. A series that is known already is left as it is."""
         given = parse_orders(request.headers.get("content-type", ""), await request.body())
-        put = partial(put_orders, settings, queue, rules, given)
+        put = partial(_Orders(settings, queue, rules, asker, key).put, given)
         accepted = await (asking.run(put) if must_ask(given) else run_in_threadpool(put))
-        if len(accepted.tasks) == 1:
-            response.headers["Location"] = f"/v1/tasks/{accepted.tasks[0].id}"
+        if len(given) == 1:
+            response.headers["Location"] = _place(accepted)
         return accepted
 
     @router.get(
@@ -188,6 +210,13 @@ def tasks_router(settings: Settings, queue: Queue, rules: Rules) -> APIRouter:
         return Again(ready=queue.retry(status, reason))
 
     return router
+
+
+def _place(accepted: Accepted) -> str:
+    """Where to ask for the one thing that was ordered."""
+    if accepted.masks:
+        return f"/v1/operations/{accepted.masks[0].id}"
+    return f"/v1/tasks/{accepted.tasks[0].id}"
 
 
 class Asking:
@@ -265,6 +294,50 @@ def _plain(place: tuple[int | str, ...], message: str) -> str:
     number, *rest = place
     where = ".".join(str(part) for part in rest if part not in ("ours", "predecessor"))
     return f"task {int(number) + 1}: {f'{where}: ' if where else ''}{message}"
+
+
+class _Orders:
+    """Takes what one request orders."""
+
+    def __init__(
+        self, settings: Settings, queue: Queue, rules: Rules, asker: Asker, key: str
+    ) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._rules = rules
+        self._asker = asker
+        self._key = key
+
+    def put(self, given: Sequence[Order | PredecessorOrder]) -> Accepted:
+        """Take all of it, and say where each stands.
+
+        Raises:
+            Forbidden: masks are ordered by somebody who may not have them; then nothing is taken.
+            Refused, Unavailable: as `put_orders`.
+        """
+        masks = [as_mask_order(one) for one in given if _wants_masks(one)]
+        self._require(masks)
+        others = [one for one in given if not _wants_masks(one)]
+        accepted = put_orders(self._settings, self._queue, self._rules, others)
+        placed = [self._place(order, number) for number, order in enumerate(masks)]
+        return accepted.model_copy(update={"masks": placed})
+
+    def _require(self, masks: Sequence[mask_orders.Order]) -> None:
+        try:
+            if len(masks) > MOST_MASKS:
+                raise BadQuery(f"{len(masks):,} tasks have s3-output; {MOST_MASKS} may")
+            for order in masks:
+                mask_orders.require_placeable(self._settings, order, self._asker)
+        except BadQuery as wrong:
+            raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", str(wrong)) from wrong
+
+    def _place(self, order: mask_orders.Order, number: int) -> OperationSeen:
+        key = f"{self._key} {number}" if self._key else ""
+        return operation_seen(mask_orders.place_order(self._settings, order, self._asker, key))
+
+
+def _wants_masks(order: Order | PredecessorOrder) -> TypeGuard[PredecessorOrder]:
+    return isinstance(order, PredecessorOrder) and order.output is not None
 
 
 def put_orders(
