@@ -586,7 +586,8 @@ def by_uid_of_files(archive: Archive, tmp_path: Path) -> Any:
 def test_no_json_can_hurt(dataset: dict[str, Any]) -> None:
     instance = json_model.instance_of(dataset, "", pseudonym, True)
     assert instance is None or isinstance(instance.attributes, Mapping)
-    assert json_model.count(dataset, "Modality") is None or True
+    count = json_model.count(dataset, "Modality")
+    assert count is None or 0 <= count < 10**9
 
 
 def test_names_in_any_script_are_read() -> None:

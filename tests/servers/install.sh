@@ -1,8 +1,9 @@
 #!/bin/sh
-# Installs the servers that tests/servers starts: Orthanc and DCMTK from Debian's packages, and
-# Versity's S3 gateway, built by Go in about 3 minutes on two cores.
-# Needs root, or sudo, and Go. What is there already is left as it is; what cannot be installed is
-# an error.
+# Installs what tests/servers starts: Orthanc, DCMTK and Chromium from Debian's packages; Versity's S3
+# gateway, built by Go; HAPI, OpenSearch and Kafka, put together by Maven; axe by npm. With Debian's
+# packages there and all else to fetch, 13 minutes (4 of CPU) on two cores that others used as well.
+# Needs root, or sudo, Go and npm. What is there already is left as it is; what cannot be installed
+# is an error.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -28,15 +29,15 @@ if [ ! -x "$servers/versitygw-$version" ]; then
     mv "$servers/versitygw" "$servers/versitygw-$version"
 fi
 
+# First of what is Java: it installs a JDK and Maven where there are none.
+sh "$here/java/install.sh"
+
 opensearch=$servers/opensearch-2.19.1 # as in tests/servers/opensearch.py
 if [ ! -f "$opensearch/Node.class" ]; then
-    command -v mvn >/dev/null || { echo "needs Maven and Java 17 to put OpenSearch together" >&2; exit 1; }
     rm -rf "$opensearch"
     mvn --quiet --batch-mode --file "$here/opensearch/pom.xml" dependency:copy-dependencies -DoutputDirectory="$opensearch"
     javac -cp "$opensearch/*" -d "$opensearch" "$here/opensearch/Node.java"
 fi
-
-sh "$here/java/install.sh"
 
 kafka=$servers/kafka-4.1.0 # as in tests/servers/kafka.py
 if [ ! -f "$kafka/complete" ]; then
