@@ -19,11 +19,13 @@ from hypothesis import strategies as st
 from tests.crowded import MANUFACTURERS, STRUCTURES, Hospital
 from tomodex.access import Asker
 from tomodex.answered import AnsweredCrowds
+from tomodex.auditlog import AuditLog
 from tomodex.cohorts import Cohorts
 from tomodex.disclosure import COUNTED, Disclosure, Told, require_coarse
 from tomodex.errors import BadQuery, Forbidden
 from tomodex.search import FIELDS, Has, parse
 from tomodex.search.crowd import Crowd, bits_of
+from tomodex.search.language import MAX_CHARACTERS
 from tomodex.terminology import load_terminology
 
 EVE = Asker(name="eve", roles=frozenset({"viewer"}))
@@ -539,6 +541,17 @@ def test_a_researcher_is_told_numbers_as_they_are():
         Asker(name="ada", roles=frozenset({"researcher"})), ""
     )
     assert (counts.patients, counts.rounded) == (int(index.there.sum()), False)
+
+
+def test_a_refused_question_fills_no_disk(tmp_path):
+    """It is not read, so it may be of any length."""
+    log = AuditLog(tmp_path / "audit.jsonl")
+    nothing: Any = Untouchable()
+    cohorts = Cohorts(nothing, load_terminology(), nothing, protected(), log)
+    with pytest.raises(Forbidden):
+        cohorts.series(EVE, "x" * 100_000)
+    (entry,) = log.entries()
+    assert (entry.act, entry.text) == ("refused", "x" * MAX_CHARACTERS)
 
 
 def test_without_a_policy_viewers_learn_nothing():

@@ -128,8 +128,11 @@ def test_a_patient_who_is_erased_is_gone_from_everything(settings, queue, tmp_pa
 
 
 def test_what_remains_of_an_erased_patient_names_nobody(settings, queue):
+    asked = orjson.dumps({"series": JANES[0]}).decode()
+    wiring.operations_of(settings).put("segment", asked, "ada")
     erase_jane(settings)
-    for name in ("exclusions.db", "audit.jsonl", "saved.db", "identities.db", "answered.db"):
+    kept = ("exclusions.db", "audit.jsonl", "saved.db", "identities.db", "answered.db")
+    for name in (*kept, "operations.db"):
         file = settings.data / name
         octets = file.read_bytes() if file.exists() else b""
         assert [s for s in (JANE, "4711", *JANES) if s.encode() in octets] == [], name

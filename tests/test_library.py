@@ -109,6 +109,17 @@ def test_one_deletes_ones_own_and_a_steward_any(library):
     assert library.all(OWNER) == []
 
 
+def test_who_deletes_a_cohort_is_in_the_audit_log(index, saved, tmp_path):
+    log = AuditLog(tmp_path / "audit.jsonl")
+    queue = open_queue(f"sqlite://{tmp_path / 'queue.db'}")
+    library = Library(Cohorts(index, load_terminology(), queue), saved, log)
+    cohort = library.save(ADA, "thin", THIN)
+    library.delete(STEWARD, cohort.id)
+    last = list(log.entries())[-1]
+    assert (last.who, last.act, last.text) == ("eve", "delete", THIN)
+    assert last.facts == {"cohort": cohort.id, "saved_by": "ada"}
+
+
 @pytest.mark.parametrize("how", ["get", "members", "diff", "delete"])
 def test_an_id_that_nobody_has_is_not_there(library, how):
     with pytest.raises(NotThere, match="no saved cohort"):

@@ -24,7 +24,7 @@ from tomodex.settings import Settings, load_settings
 from tomodex.sql import ask
 from tomodex.sql_process import Refused, answer, open_tables
 from tomodex.web.app import make_app
-from tomodex.wiring import index_of
+from tomodex.wiring import audit_of, index_of
 
 
 @pytest.fixture(scope="module")
@@ -293,6 +293,8 @@ def test_who_may_only_count_gets_no_sql(settings):
     answered = viewer.post("/v1/sql", json={"sql": "select count(*) from series"})
     assert answered.status_code == HTTPStatus.FORBIDDEN
     assert "researcher" in answered.json()["detail"]
+    last = list(audit_of(settings).entries())[-1]
+    assert (last.act, last.text) == ("refused", "select count(*) from series")
 
 
 def test_over_http_and_from_python_the_answer_is_the_same(settings):

@@ -135,6 +135,9 @@ def test_two_askers_cannot_have_one_token():
         {"tokens": {"bob": {"secret": "env:ALICE", "roles": []}}},
         {"tokens": {"bob": {"secret": "env:ALICE", "roles": ["admin"]}}},
         {"tokens": {"oidc:bob": {"secret": "env:ALICE", "roles": ["viewer"]}}},
+        {"tokens": {"owner": {"secret": "env:ALICE", "roles": ["viewer"]}}},
+        {"tokens": {"local": {"secret": "env:ALICE", "roles": ["viewer"]}}},
+        {"tokens": {"token": {"secret": "env:ALICE", "roles": ["viewer"]}}},
         {"fewest_patients": 1},
         {"oidc": {"issuer": "http://idp.example", "audience": "t", "roles": {"a": "viewer"}}},
         {

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from tomodex.access import Asker, Role
+from tomodex.access import OWNER, Asker, Role
 from tomodex.errors import Misconfigured
 from tomodex.options import Secret
 
@@ -34,8 +34,20 @@ LOCAL = "local"
 SERVE_TOKEN = "token"
 SERVE_TOKEN_ROLES: frozenset[Role] = frozenset({"researcher", "operator", "service"})
 
+#: Names that the audit log has for others.
+TAKEN = (OWNER.name, LOCAL, SERVE_TOKEN)
+
+
+def _free(name: str) -> str:
+    if name in TAKEN:
+        raise ValueError(f"{name} means somebody else in the audit log")
+    return name
+
+
 #: What a token is called in the audit log: no colon, so that no person's name can look like one.
-TokenName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}$")]
+TokenName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}$"), AfterValidator(_free)
+]
 
 
 def _named(place: str) -> str:

@@ -27,6 +27,7 @@ Act = Literal[
     "query",  # series of a query
     "export",  # a file of series
     "save",  # a cohort was kept
+    "delete",  # a saved cohort was forgotten
     "sql",
     "segment",  # masks were made
     "identify",  # whose a pseudonym is

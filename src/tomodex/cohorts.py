@@ -32,6 +32,7 @@ from tomodex.instance import Kind
 from tomodex.queues import Audited, Queue, TaskState
 from tomodex.search import ASKABLE, FIELDS, SEARCHABLE, Hit, Query, Sample, Seen, Totals, parse
 from tomodex.search.crowd import Crowd
+from tomodex.search.language import MAX_CHARACTERS
 from tomodex.terminology import Terminology
 
 #: Most series that one page may have.
@@ -297,7 +298,8 @@ class Cohorts:
         try:
             asker.require(right)
         except Forbidden:
-            self._audit.write(asker, "refused", text, right=right)
+            # It was not read, so it may be of any length.
+            self._audit.write(asker, "refused", text[:MAX_CHARACTERS], right=right)
             raise
 
     def _counts(self, asker: Asker, text: str) -> Counts:

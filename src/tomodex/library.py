@@ -91,6 +91,7 @@ class Library:
         cohort = self.get(asker, cohort_id)
         if cohort.who != asker.name and not asker.may("identify"):
             raise Forbidden(f"only {cohort.who}, who saved this cohort, or a steward may delete it")
+        self._audit.write(asker, "delete", cohort.query, cohort=cohort.id, saved_by=cohort.who)
         self._saved.delete(cohort.id)
 
     def rows(

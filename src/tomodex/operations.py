@@ -200,6 +200,8 @@ class Operations:
             db = apsw.Connection(os.fspath(self._file))
             try:
                 db.set_busy_timeout(BUSY_MS)
+                # What is deleted is overwritten: orders name series, also of who was erased.
+                db.pragma("secure_delete", "on")
                 db.execute(SCHEMA)
                 yield db
             finally:

@@ -45,6 +45,8 @@ def sql_router(settings: Settings, audit: Audit) -> APIRouter:
     )
     def select(asked: StatementAsked, asker: Asking) -> Response:
         """Off unless the site allows it. Read only, with little time, memory and rows."""
+        if not asker.may("rows"):
+            audit.write(asker, "refused", asked.sql, right="rows")
         asker.require("rows")
         if not settings.serve.sql:
             raise Forbidden("SQL is off here; `sql = true` in [serve] allows it")
