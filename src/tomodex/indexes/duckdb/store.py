@@ -9,6 +9,7 @@ who is inside leaves as soon as nothing is being read.
 from __future__ import annotations
 
 import fcntl
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -332,7 +333,7 @@ class FileStore:
 
     def _lock_file(self, suffix: str) -> TextIO:
         try:
-            return _beside(self._path, suffix).open("a")
+            return open(_beside(self._path, suffix), "a", opener=_for_its_owner)
         except OSError as error:
             raise Misconfigured(
                 f"the index {self._path} cannot be written: {error.strerror}"
@@ -423,6 +424,10 @@ def _beside(path: Path, suffix: str) -> Path:
 def _companions(path: Path) -> Sequence[Path]:
     """The files that DuckDB keeps beside one while it writes."""
     return [_beside(path, suffix) for suffix in (".wal", ".wal.checkpoint", ".wal.recovery")]
+
+
+def _for_its_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _literal(path: Path) -> str:
