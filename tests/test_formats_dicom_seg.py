@@ -286,3 +286,35 @@ def test_one_bit_a_pixel_is_not_packed_by_rle():
     origin = origin_of(AXIAL)
     with pytest.raises(Misconfigured, match="one bit a pixel"):
         made(masks_of(origin), origin, "BINARY", "rle")
+
+
+@pytest.mark.parametrize(
+    ("offset", "day", "clock"),
+    [
+        ("+0100", "20261123", "130000"),
+        ("-1130", "20261123", "003000"),
+        ("+1300", "20261124", "010000"),
+    ],
+)
+def test_one_offset_holds_for_the_times_of_the_study_and_our_own(offset, day, clock):
+    origin = origin_of(AXIAL)
+    subject = replace(SUBJECT, timezone=offset, study_time="080000")
+    ds = made(masks_of(origin), replace(origin, subject=subject))[0]
+    assert ds.TimezoneOffsetFromUTC == offset
+    assert (ds.StudyDate, ds.StudyTime) == ("20260102", "080000")
+    assert (ds.ContentDate, ds.ContentTime) == (day, clock)
+
+
+def test_where_nobody_says_the_offset_of_the_study_we_say_none():
+    origin = origin_of(AXIAL)
+    ds = made(masks_of(origin), origin)[0]
+    assert "TimezoneOffsetFromUTC" not in ds
+    assert ds.ContentTime == f"{AT.astimezone():%H%M%S}"
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"), [("+0530", "+0530"), ("-0000", ""), ("0100", ""), ("+2500", ""), ("UTC", "")]
+)
+def test_an_offset_that_is_none_is_left_out(text, kept):
+    said = {"TimezoneOffsetFromUTC": text}
+    assert subject_of(lambda keyword: said.get(keyword, ""), "1.2").timezone == kept

@@ -114,6 +114,19 @@ def test_segment_and_report_of_one_order_belong_together(tmp_path, settings, pel
         assert (ds.PatientID, ds.PatientName) == (image.PatientID, image.PatientName)
 
 
+def test_a_report_points_at_the_form_that_older_software_knows(tmp_path, settings, pelvis):
+    made = deliver_order(settings, order(pelvis, tmp_path, forms=("seg", "seg-binary", "sr")))
+    *segs, report = (pydicom.dcmread(place) for place in made.places)
+    (binary,) = [ds.SOPInstanceUID for ds in segs if ds.SegmentationType == "BINARY"]
+    referred = {
+        element.value[0].ReferencedSOPInstanceUID
+        for element in report.iterall()
+        if element.keyword == "ReferencedSOPSequence"
+        and "ReferencedSegmentNumber" in element.value[0]
+    }
+    assert referred == {binary}
+
+
 def test_only_what_is_wanted_comes_and_what_was_not_found_is_said(tmp_path, settings, pelvis):
     wanted = ("urinary bladder", "liver", "left hip")
     made = deliver_order(

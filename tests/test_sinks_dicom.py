@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pydicom
@@ -60,7 +61,8 @@ def test_the_last_result_counts_and_the_same_again_changes_no_byte(tmp_path, fol
     folder.write([of("1.1", LIVER)])
     assert (tmp_path / "reports" / "1.1.dcm").read_bytes() == first
     (ds,) = held(tmp_path).values()
-    assert (ds.ContentDate, ds.ContentTime) == ("20261123", "100003")  # of the result, not of now
+    finished = datetime(2026, 11, 23, 9, 0, 3, tzinfo=UTC).astimezone()  # not now
+    assert (ds.ContentDate, ds.ContentTime) == (f"{finished:%Y%m%d}", f"{finished:%H%M%S}")
     folder.write([of("1.1", SPLEEN)])
     assert "tomodex liver" not in said(held(tmp_path)["1.1"])
 

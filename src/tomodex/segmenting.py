@@ -242,8 +242,10 @@ def _report(
     )
     used = dict.fromkeys(i for i, _ in found.origin.geometry.slices)
     images = [found.origin.instances[i] for i in used]
+    # Label maps are of 2024: where there is a choice, the report can be read by older software.
+    known_first = sorted(segs, key=lambda ds: ds.SegmentationType != "BINARY")
     evidence = Evidence(
-        segmentations=segs, images=[(image.sop_class, image.sop_uid) for image in images]
+        segmentations=known_first, images=[(image.sop_class, image.sop_uid) for image in images]
     )
     return measurement_report(annotated, found.origin.subject, terminology, evidence, at)
 

@@ -38,6 +38,8 @@ class Subject:
     study_date: str = ""  #: YYYYMMDD
     study_time: str = ""
     study_id: str = ""
+    #: How far its times are from UTC, such as +0100; "": nobody says
+    timezone: str = ""
     accession_number: str = ""
     referring_physician: str = ""
     identity_removed: str = ""  #: Patient Identity Removed, "YES" or "NO"; "": nobody says
@@ -90,6 +92,7 @@ def subject_of(text: Callable[[str], str], study_uid: str) -> Subject:
         study_date=said("StudyDate", _is_date),
         study_time=said("StudyTime", _is_time),
         study_id=said("StudyID", _is_short),
+        timezone=said("TimezoneOffsetFromUTC", _is_offset),
         accession_number=said("AccessionNumber", _is_short),
         referring_physician=said("ReferringPhysicianName", _is_name),
         identity_removed=removed,
@@ -130,6 +133,11 @@ def _is_time(text: str) -> bool:
     return bool(re.fullmatch(clock, text, re.ASCII))
 
 
+def _is_offset(text: str) -> bool:
+    """Timezone Offset From UTC (PS3.3 C.12.1.1.2); "-0000" is none."""
+    return bool(re.fullmatch(r"\+(0\d|1[0-4])[0-5]\d|-(?!0000)(0\d|1[0-2])[0-5]\d", text, re.ASCII))
+
+
 # --- writing it into an object --------------------------------------------------------------------
 
 
@@ -160,11 +168,21 @@ def begin_object(subject: Subject, made: Made, syntax: UID = ExplicitVRLittleEnd
     ds.SeriesNumber, ds.SeriesDescription = made.series_number, made.series_description
     ds.InstanceNumber = 1
     put_equipment(ds)
-    day, clock = made.at.strftime("%Y%m%d"), made.at.strftime("%H%M%S")
+    at = _by_its_clock(made.at, subject)
+    day, clock = at.strftime("%Y%m%d"), at.strftime("%H%M%S")
     ds.InstanceCreationDate = ds.SeriesDate = ds.ContentDate = day
     ds.InstanceCreationTime = ds.SeriesTime = ds.ContentTime = clock
-    ds.TimezoneOffsetFromUTC = made.at.strftime("%z")
     return ds
+
+
+def _by_its_clock(at: datetime, subject: Subject) -> datetime:
+    """The moment by the clock of the study, or of this machine where nobody says which that is.
+
+    An object has one offset for all its times (PS3.3 C.12.1.1.2), and that of the study is among
+    them as it was read.
+    """
+    clock = datetime.strptime(subject.timezone, "%z").tzinfo if subject.timezone else None
+    return at.astimezone(clock)
 
 
 def put_subject(ds: Dataset, subject: Subject) -> None:
@@ -180,6 +198,7 @@ def put_subject(ds: Dataset, subject: Subject) -> None:
     ds.AccessionNumber = subject.accession_number
     ds.ReferringPhysicianName = subject.referring_physician
     optional = {
+        "TimezoneOffsetFromUTC": subject.timezone,
         "IssuerOfPatientID": subject.issuer,
         "PatientIdentityRemoved": subject.identity_removed,
         "DeidentificationMethod": subject.removed_by,
