@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tomodex.doors import Serve, is_loopback
 from tomodex.errors import Misconfigured
@@ -22,6 +24,33 @@ FINISH_S = 10
 #: Seconds a connection may be idle.
 IDLE_S = 30
 
+#: Seconds that a request may take to arrive, up to twice as many.
+ARRIVE_S = 60.0
+
+
+class Prompt(H11Protocol):
+    """A connection that ends when its request does not arrive.
+
+    Else anybody who sends some octets now and then, and never all, holds as many as there may be.
+    """
+
+    arrive_s = ARRIVE_S
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._look = self.loop.call_later(self.arrive_s, self._end_if_slow, self.cycle)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._look.cancel()
+        super().connection_lost(exc)
+
+    def _end_if_slow(self, before: object) -> None:
+        now = self.cycle
+        if now is before and (now is None or now.response_complete or now.more_body):
+            self.transport.abort()
+        else:
+            self._look = self.loop.call_later(self.arrive_s, self._end_if_slow, now)
+
 
 def serve(settings: Settings, started: Callable[[int], None]) -> None:
     """Serve until a signal; `started` is told the port.
@@ -33,6 +62,7 @@ def serve(settings: Settings, started: Callable[[int], None]) -> None:
     require_guard(settings)
     config = uvicorn.Config(
         make_app(settings),
+        http=Prompt,
         log_config=None,
         access_log=False,
         server_header=False,
