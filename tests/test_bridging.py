@@ -314,3 +314,13 @@ def test_any_bucket_may_be_named_where_the_store_says_so(
     assert not topics.sent
     assert queue.is_due()
     memory.close()
+
+
+def test_what_a_task_said_of_a_patient_is_gone_when_it_is_answered(tmp_path):
+    memory = Memory(tmp_path / "bridge.db")
+    memory.add("topic/0/1", "1.2.3", '{"identification": {"mpi": "987654321"}}')
+    (waiting,) = memory.all()
+    memory.forget([waiting.id])
+    memory.close()
+    left = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert b"987654321" not in left

@@ -90,6 +90,8 @@ class Memory:
         self._db = apsw.Connection(str(file))
         self._db.set_busy_timeout(30_000)
         self._db.execute("pragma journal_mode=wal; pragma synchronous=full")
+        # What is deleted is overwritten: it has patient numbers.
+        self._db.pragma("secure_delete", "on")
         self._db.execute(SCHEMA)
 
     def add(self, place: str, series_uid: str, message: str) -> None:
