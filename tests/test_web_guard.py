@@ -88,10 +88,17 @@ def test_a_token_says_who_asks_and_what_they_may(guarded):
 
 
 def test_the_token_of_serve_stays_that_of_a_researcher_operator_and_service(tmp_path, monkeypatch):
-    monkeypatch.setenv("OLD", "old")
+    old = "the-only-token-there-was"
+    monkeypatch.setenv("OLD", old)
     client = client_of(settings_with(tmp_path, access=ACCESS, serve={"token": "env:OLD"}))
-    seen = client.get("/whoami", headers=bearer("old")).json()
+    seen = client.get("/whoami", headers=bearer(old)).json()
     assert (seen["name"], set(seen["roles"])) == ("token", SERVE_TOKEN_ROLES)
+
+
+def test_a_short_token_of_serve_is_refused_as_any_other(tmp_path, monkeypatch):
+    monkeypatch.setenv("OLD", "fifteen letters")
+    with pytest.raises(Misconfigured, match="fewer than 16"):
+        client_of(settings_with(tmp_path, serve={"token": "env:OLD"}))
 
 
 def test_without_access_whoever_asks_from_this_machine_may_all_but_identify(tmp_path):

@@ -142,7 +142,21 @@ def test_somebody_without_a_role_of_ours_is_known_and_may_nothing(client, idp):
         {"key": "x" * 40, "algorithm": "HS256"},
         {"key": None, "algorithm": "none"},
     ],
-    ids=str,
+    ids=[
+        "has ended",
+        "never ends",
+        "without a time",
+        "for nobody",
+        "by another provider",
+        "for another application",
+        "for no application",
+        "for later",
+        "signed with another key",
+        "with an unknown key",
+        "in another algorithm",
+        "with a shared secret",
+        "not signed",
+    ],
 )
 def test_a_token_that_is_not_the_providers_for_us_and_now_is_nobodys(client, idp, wrong):
     assert whoami(client, idp.sign(**wrong)).status_code == 401

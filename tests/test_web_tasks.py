@@ -466,7 +466,7 @@ def test_failed_tasks_are_found_by_reason_and_tried_again(client, queue):
 
 
 def test_without_the_token_nothing_is_answered_but_health(settings, tmp_path, monkeypatch):
-    monkeypatch.setenv("TOMODEX_TEST_TOKEN", "the-token")
+    monkeypatch.setenv("TOMODEX_TEST_TOKEN", "the-long-token-of-a-test")
     guarded = client_of(
         load_settings(data=settings.data, serve={"token": "env:TOMODEX_TEST_TOKEN"})
     )
@@ -475,9 +475,14 @@ def test_without_the_token_nothing_is_answered_but_health(settings, tmp_path, mo
         refused = guarded.get(path)
         assert problem(refused)["status"] == HTTPStatus.UNAUTHORIZED
         assert refused.headers["www-authenticate"] == "Bearer"
-    for header in ("Bearer wrong", "Basic the-token", "the-token", "Bearer"):
+    for header in (
+        "Bearer wrong",
+        "Basic the-long-token-of-a-test",
+        "the-long-token-of-a-test",
+        "Bearer",
+    ):
         assert guarded.get("/v1/version", headers={"Authorization": header}).status_code == 401
-    right = {"Authorization": "Bearer the-token"}
+    right = {"Authorization": "Bearer the-long-token-of-a-test"}
     assert "tomodex" in guarded.get("/v1/version", headers=right).json()
 
 

@@ -142,11 +142,6 @@ class Askers:
         if serve_token:
             self._add(serve_token, Asker(name=SERVE_TOKEN, roles=SERVE_TOKEN_ROLES))
         for name, token in access.tokens.items():
-            if len(Secret(token.secret).read()) < MIN_TOKEN_CHARACTERS:
-                raise Misconfigured(
-                    f"the token of {name} has fewer than {MIN_TOKEN_CHARACTERS} characters; "
-                    "`openssl rand -hex 32` makes one"
-                )
             self._add(token.secret, Asker(name=name, roles=frozenset(token.roles)))
         self.everybody = not (self._known or access.oidc)  #: nobody has to say who they are
 
@@ -167,7 +162,13 @@ class Askers:
         return next((asker for known, asker in self._known.items() if _seal(known) == seal), None)
 
     def _add(self, place: str, asker: Asker) -> None:
-        digest = _digest(Secret(place).read())
+        token = Secret(place).read()
+        if len(token) < MIN_TOKEN_CHARACTERS:
+            raise Misconfigured(
+                f"the token of {asker.name} has fewer than {MIN_TOKEN_CHARACTERS} characters; "
+                "`openssl rand -hex 32` makes one"
+            )
+        digest = _digest(token)
         if digest in self._known:
             raise Misconfigured(f"{asker.name} and {self._known[digest].name} have the same token")
         self._known[digest] = asker
