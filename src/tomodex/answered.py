@@ -6,10 +6,9 @@ hashes of their pseudonyms have each bit.
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import RLock
@@ -19,10 +18,12 @@ import apsw
 import numpy as np
 
 from tomodex.access import Asker
-from tomodex.errors import Forbidden, Misconfigured, Unavailable
+from tomodex.errors import Forbidden
+from tomodex.private_file import open_private, transaction
 from tomodex.search.crowd import BITS, Crowd, distances
 
-BUSY_MS = 10_000
+#: Losing the last answers to a power cut tells nobody anything.
+PRAGMAS = {"journal_mode": "wal", "synchronous": "normal"}
 
 SCHEMA = """
 create table if not exists crowd (
@@ -88,7 +89,7 @@ class AnsweredCrowds:
         self._questions_a_day = questions_a_day
         self._now = now
         self._lock = RLock()  # an apsw connection serves one thread at a time
-        self._db = _open(file)
+        self._db = open_private(file, SCHEMA, PRAGMAS)
 
     def nearest(self, crowd: Crowd, reach: float) -> Crowd:
         """The crowd that this one is answered as; if there is none, this one, which is told of from
@@ -126,19 +127,8 @@ class AnsweredCrowds:
                 f"a viewer may ask {self._questions_a_day:,} questions a day; tomorrow again"
             )
 
-    @contextmanager
-    def _writing(self) -> Iterator[apsw.Connection]:
-        try:
-            with self._lock:
-                self._db.execute("begin immediate")
-                try:
-                    yield self._db
-                    self._db.execute("commit")
-                except BaseException:
-                    self._db.execute("rollback")
-                    raise
-        except (apsw.BusyError, apsw.FullError, apsw.IOError) as refused:
-            raise Unavailable(f"what was answered cannot be remembered: {refused}") from refused
+    def _writing(self) -> AbstractContextManager[apsw.Connection]:
+        return transaction(self._db, self._lock, "what was answered")
 
 
 def _nearest(db: apsw.Connection, crowd: Crowd, reach: float) -> tuple[int, float]:
@@ -170,18 +160,3 @@ def _crowd(row: Sequence[object]) -> Crowd:
         studies=int(str(studies)),
         size_bytes=int(str(size_bytes)),
     )
-
-
-def _open(file: Path | None) -> apsw.Connection:
-    try:
-        if file:
-            os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
-        db = apsw.Connection(os.fspath(file) if file else ":memory:")
-        db.set_busy_timeout(BUSY_MS)
-        db.pragma("journal_mode", "wal")
-        # Losing the last answers to a power cut tells nobody anything.
-        db.pragma("synchronous", "normal")
-        db.execute(SCHEMA)
-    except (apsw.Error, OSError) as wrong:
-        raise Misconfigured(f"cannot use {file}: {wrong}") from wrong
-    return db

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlencode
 
-import apsw
 import orjson
 from pydantic import ValidationError
 
@@ -27,6 +26,7 @@ from tomodex.doors import Bridge
 from tomodex.errors import Misconfigured, TomodexError, Unavailable
 from tomodex.formats.predecessor import error_message, result_message
 from tomodex.logs import log_to_stderr
+from tomodex.private_file import open_private
 from tomodex.queues import Queue, TaskState
 from tomodex.selection import Rules, load_rules
 from tomodex.settings import Settings
@@ -85,14 +85,7 @@ class Memory:
     """The tasks that have no answer yet, in a file that survives us."""
 
     def __init__(self, file: Path) -> None:
-        # It holds what the predecessor's tasks say of patients.
-        os.close(os.open(file, os.O_CREAT, 0o600))
-        self._db = apsw.Connection(str(file))
-        self._db.set_busy_timeout(30_000)
-        self._db.execute("pragma journal_mode=wal; pragma synchronous=full")
-        # What is deleted is overwritten: it has patient numbers.
-        self._db.pragma("secure_delete", "on")
-        self._db.execute(SCHEMA)
+        self._db = open_private(file, SCHEMA, {"journal_mode": "wal", "synchronous": "full"})
 
     def add(self, place: str, series_uid: str, message: str) -> None:
         """Remember a task; the same message twice is one."""

@@ -7,7 +7,6 @@ who reads the file learns of nobody.
 from __future__ import annotations
 
 import hmac
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,7 +19,8 @@ import apsw
 import orjson
 
 from tomodex.annotation import AnnotatedSeries
-from tomodex.errors import Misconfigured, Unavailable, Unsuitable
+from tomodex.errors import Unsuitable
+from tomodex.private_file import open_private, transaction
 from tomodex.queues import NewTask, Outcome, Queue, Rejected, Task
 from tomodex.series import Series
 
@@ -31,8 +31,6 @@ SENTENCES: dict[Why, str] = {
     "erased": "was erased, and is not indexed again",
     "opted_out": "is of a patient who does not want to be indexed",
 }
-
-BUSY_MS = 30_000
 
 SCHEMA = """
 create table if not exists exclusion (
@@ -60,7 +58,7 @@ class Exclusions:
     def __init__(self, file: Path, key: Callable[[], bytes]) -> None:
         self._key = cache(key)
         self._lock = RLock()  # an apsw connection serves one thread at a time
-        self._db = _open(file)
+        self._db = open_private(file, SCHEMA)
         self._marks: dict[str, Why] = {}
         self._version = -1
 
@@ -150,19 +148,10 @@ class Exclusions:
 
     @contextmanager
     def _writing(self) -> Iterator[apsw.Connection]:
-        try:
-            with self._lock:
-                self._db.execute("begin immediate")
-                try:
-                    yield self._db
-                    self._db.execute("commit")
-                except BaseException:
-                    self._db.execute("rollback")
-                    raise
-                # What this connection wrote does not change what it sees as the version.
-                self._version = -1
-        except (apsw.BusyError, apsw.FullError, apsw.IOError) as refused:
-            raise Unavailable(f"the exclusions cannot be written: {refused}") from refused
+        with transaction(self._db, self._lock, "the exclusions") as db:
+            yield db
+            # What this connection wrote does not change what it sees as the version.
+            self._version = -1
 
 
 class ExcludingQueue:
@@ -203,16 +192,3 @@ class ExcludingQueue:
 def excluding(queue: Queue, exclusions: Exclusions) -> Queue:
     """The queue, as it takes nothing of those who are excluded."""
     return cast(Queue, ExcludingQueue(queue, exclusions))
-
-
-def _open(file: Path) -> apsw.Connection:
-    try:
-        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
-        db = apsw.Connection(os.fspath(file))
-        db.set_busy_timeout(BUSY_MS)
-        # What is deleted is overwritten: an erasure names those whom it erases.
-        db.pragma("secure_delete", "on")
-        db.execute(SCHEMA)
-    except (apsw.Error, OSError) as wrong:
-        raise Misconfigured(f"cannot use {file}: {wrong}") from wrong
-    return db

@@ -6,18 +6,14 @@ whoever asks is a steward, says why, and stands in the audit log.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import RLock
 
-import apsw
-
-from tomodex.errors import Misconfigured, Unavailable
-
-BUSY_MS = 30_000
+from tomodex.errors import Unavailable
+from tomodex.private_file import PASSING, open_private
 
 #: Patients of whom it is known that they are in the table, so that not every instance asks it.
 KNOWN = 100_000
@@ -54,7 +50,7 @@ class Identities:
 
     def __init__(self, file: Path) -> None:
         self._lock = RLock()  # an apsw connection serves one thread at a time
-        self._db = _open(file)
+        self._db = open_private(file, SCHEMA)
 
     def remember(self, pseudonym: str, identifier: str) -> None:
         """`identifier` is as readers make it: the ID, and its issuer where there is one."""
@@ -82,7 +78,7 @@ class Identities:
         try:
             with self._lock, self._db:
                 self._db.executemany(sql, rows)
-        except (apsw.BusyError, apsw.FullError, apsw.IOError) as refused:
+        except PASSING as refused:
             raise Unavailable(f"the identities cannot be written: {refused}") from refused
 
 
@@ -96,16 +92,3 @@ def remembering(pseudonymize: Callable[[str], str], identities: Identities) -> C
         return pseudonym
 
     return pseudonymize_and_remember
-
-
-def _open(file: Path) -> apsw.Connection:
-    try:
-        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
-        db = apsw.Connection(os.fspath(file))
-        db.set_busy_timeout(BUSY_MS)
-        # What is deleted is overwritten, and no journal keeps it.
-        db.pragma("secure_delete", "on")
-        db.execute(SCHEMA)
-    except (apsw.Error, OSError) as wrong:
-        raise Misconfigured(f"cannot use {file}: {wrong}") from wrong
-    return db

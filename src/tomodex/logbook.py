@@ -6,18 +6,14 @@ again is listed to a queue that knows what it knows.
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import apsw
-
-from tomodex.errors import Misconfigured, Unavailable
+from tomodex.private_file import PrivateFile
 from tomodex.queues import Order
 from tomodex.sources import Window
 
@@ -26,8 +22,6 @@ State = Literal["planned", "running", "paused"]
 #: A day that could not be listed is tried again after so long, twice as long each time, at most.
 FIRST_RETRY_S = 60.0
 LONGEST_RETRY_S = 6 * 3600.0
-
-BUSY_MS = 30_000
 
 SCHEMA = """
 create table if not exists daily (
@@ -129,26 +123,26 @@ class Logbook:
     """`discovery.db` in the data folder; any number of processes use it at once."""
 
     def __init__(self, file: Path, now: Callable[[], float] = time.time) -> None:
-        self._file = file
+        self._kept = PrivateFile(file, SCHEMA)
         self._now = now
 
     # --- daily ----------------------------------------------------------------------------------
 
     def last_day(self, source: str) -> date | None:
         """The last day up to which the archive was listed whole; None: never."""
-        rows = self._read("select last_day from daily where source = ?", (source,))
+        rows = self._kept.read("select last_day from daily where source = ?", (source,))
         return date.fromisoformat(rows[0][0]) if rows else None
 
     def last_run_s(self, source: str) -> float:
         """When that was, in seconds since 1970; 0: never."""
-        rows = self._read("select ended_s from daily where source = ?", (source,))
+        rows = self._kept.read("select ended_s from daily where source = ?", (source,))
         return float(rows[0][0]) if rows else 0.0
 
     def remember_day(self, source: str, day: date) -> None:
         """The archive was listed whole up to and including `day`."""
         sql = """insert into daily values (?, ?, ?) on conflict (source) do update
                  set last_day = max(last_day, excluded.last_day), ended_s = excluded.ended_s"""
-        with self._writing() as db:
+        with self._kept.writing() as db:
             db.execute(sql, (source, day.isoformat(), self._now()))
 
     # --- plans ----------------------------------------------------------------------------------
@@ -164,7 +158,7 @@ class Logbook:
                  values (?, 'planned', ?, ?) on conflict (source) do update
                  set newest_first = excluded.newest_first, may_vanish = excluded.may_vanish"""
         rows = [(source, w.first.isoformat(), w.last.isoformat()) for w in windows]
-        with self._writing() as db:
+        with self._kept.writing() as db:
             db.execute(sql, (source, order == "newest first", may_vanish_percent))
             before = db.total_changes()
             db.executemany(EXTEND, rows)
@@ -181,7 +175,7 @@ class Logbook:
                 may_vanish_percent=percent,
                 started_s=started_s,
             )
-            for source, state, newest, percent, started_s in self._read(sql, ())
+            for source, state, newest, percent, started_s in self._kept.read(sql, ())
         ]
 
     def set_state(self, source: str, state: State) -> None:
@@ -189,13 +183,13 @@ class Logbook:
         sql = """update plan set state = ?1,
                  started_s = iif(?1 = 'running' and state <> 'running', ?2, started_s)
                  where source = ?3"""
-        with self._writing() as db:
+        with self._kept.writing() as db:
             db.execute(sql, (state, self._now(), source))
 
     def next_window(self, plan: Plan) -> Window | None:
         """What of a plan is to be listed next; None: nothing now."""
         sql = NEXT.format(order="desc" if plan.order == "newest first" else "asc")
-        rows = self._read(sql, {"source": plan.source, "now": self._now()})
+        rows = self._kept.read(sql, {"source": plan.source, "now": self._now()})
         if not rows:
             return None
         first, last = rows[0]
@@ -209,7 +203,7 @@ class Logbook:
                  attempts = attempts + 1, listed_s = ?, sentence = ''
                  where source = ? and first = ?"""
         facts = (found, wanted, new, withdrawn, self._now(), source, window.first.isoformat())
-        with self._writing() as db:
+        with self._kept.writing() as db:
             db.execute(sql, facts)
 
     def remember_failed(self, source: str, window: Window, sentence: str) -> None:
@@ -217,7 +211,7 @@ class Logbook:
         sql = """update day set status = 'failed', attempts = attempts + 1, sentence = ?,
                  due_s = ? + min(? * (1 << min(attempts, 20)), ?) where source = ? and first = ?"""
         facts = (sentence, self._now(), FIRST_RETRY_S, LONGEST_RETRY_S, source)
-        with self._writing() as db:
+        with self._kept.writing() as db:
             db.execute(sql, (*facts, window.first.isoformat()))
 
     def days(self, source: str) -> Days:
@@ -228,9 +222,8 @@ class Logbook:
                         coalesce(min(first), ''), coalesce(max(last), ''),
                         total(found), total(wanted), total(withdrawn)
                  from day where source = ?"""
-        planned, listed, failed, first, last, found, wanted, withdrawn = self._read(sql, (source,))[
-            0
-        ]
+        (row,) = self._kept.read(sql, (source,))
+        planned, listed, failed, first, last, found, wanted, withdrawn = row
         return Days(
             planned=planned,
             listed=listed,
@@ -245,7 +238,7 @@ class Logbook:
     def listed_since(self, source: str, since_s: float) -> int:
         """How many windows of a plan were listed since then."""
         sql = """select count(*) from day where source = ? and status = 'listed' and listed_s > ?"""
-        return int(self._read(sql, (source, since_s))[0][0])
+        return int(self._kept.read(sql, (source, since_s))[0][0])
 
     def failed_days(self, source: str, limit: int = 10) -> list[FailedDay]:
         """What could not be listed so far, the first days first."""
@@ -253,7 +246,7 @@ class Logbook:
                  where source = ? and status = 'failed' order by first limit ?"""
         return [
             FailedDay(first=first, last=last, attempts=attempts, sentence=sentence)
-            for first, last, attempts, sentence in self._read(sql, (source, limit))
+            for first, last, attempts, sentence in self._kept.read(sql, (source, limit))
         ]
 
     def stretches(self) -> list[Stretch]:
@@ -266,39 +259,8 @@ class Logbook:
                 status=status,
                 found=found,
             )
-            for first, last, status, found in self._read(sql, ())
+            for first, last, status, found in self._kept.read(sql, ())
         ]
-
-    # --- the file -------------------------------------------------------------------------------
-
-    def _read(self, sql: str, facts: Any) -> list[Any]:
-        with self._opened() as db:
-            return db.execute(sql, facts).fetchall()
-
-    @contextmanager
-    def _writing(self) -> Iterator[apsw.Connection]:
-        with self._opened() as db:
-            db.execute("begin immediate")
-            yield db
-            db.execute("commit")
-
-    @contextmanager
-    def _opened(self) -> Iterator[apsw.Connection]:
-        # For every use, which takes 0.3 ms: it is used some times a minute, by several processes.
-        try:
-            if not self._file.exists():
-                os.close(os.open(self._file, os.O_CREAT | os.O_RDWR, 0o600))
-            db = apsw.Connection(os.fspath(self._file))
-            try:
-                db.set_busy_timeout(BUSY_MS)
-                db.execute(SCHEMA)
-                yield db
-            finally:
-                db.close()
-        except (apsw.BusyError, apsw.FullError, apsw.IOError) as refused:
-            raise Unavailable(f"cannot write {self._file}: {refused}") from refused
-        except (apsw.Error, OSError) as wrong:
-            raise Misconfigured(f"cannot use {self._file}: {wrong}") from wrong
 
 
 def windows_of(first: date, last: date, days: int) -> list[Window]:

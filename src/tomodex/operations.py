@@ -7,11 +7,9 @@ how far it has come; one whose worker died is taken up by another.
 from __future__ import annotations
 
 import json
-import os
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any, Literal
 
 import apsw
 
-from tomodex.errors import Misconfigured, Unavailable
+from tomodex.private_file import PrivateFile
 
 #: The names FHIR's Task.status has for these.
 Status = Literal["ready", "in-progress", "completed", "failed"]
@@ -30,8 +28,6 @@ MOST_ATTEMPTS = 3
 #: Errors that are kept of one operation, and characters of each.
 MOST_ERRORS = 100
 LONGEST_ERROR = 500
-
-BUSY_MS = 30_000
 
 SCHEMA = """
 create table if not exists operation (
@@ -89,14 +85,14 @@ class Operations:
     """`operations.db` in the data folder; any number of processes use it at once."""
 
     def __init__(self, file: Path, now: Callable[[], float] = time.time) -> None:
-        self._file = file
+        self._kept = PrivateFile(file, SCHEMA)
         self._now = now
 
     def put(self, kind: str, request: str, asker: str, key: str = "") -> Operation:
         """Remember what somebody asks for; with a key that they used before, it is that one."""
         made, now = uuid.uuid4().hex, self._now()
         facts = (made, kind, asker, request, key or made, now, now)
-        with self._writing() as db:
+        with self._kept.writing() as db:
             db.execute(
                 """insert into operation (id, kind, asker, request, key, created_s, updated_s)
                 values (?, ?, ?, ?, ?, ?, ?) on conflict do nothing""",
@@ -108,19 +104,19 @@ class Operations:
 
     def find(self, id: str) -> Operation | None:
         """The operation with this id; None: there is none."""
-        rows = self._read(f"select {FIELDS} from operation where id = ?", (id,))
+        rows = self._kept.read(f"select {FIELDS} from operation where id = ?", (id,))
         return _operation(rows[0]) if rows else None
 
     def newest(self, asker: str = "", limit: int = 100) -> list[Operation]:
         """Operations of one asker, or of any, newest first."""
         sql = f"""select {FIELDS} from operation where ?1 in ('', asker)
             order by created_s desc, id limit ?2"""
-        return [_operation(row) for row in self._read(sql, (asker, limit))]
+        return [_operation(row) for row in self._kept.read(sql, (asker, limit))]
 
     def forget(self, series_uids: Collection[str]) -> None:
         """Have nothing of what was asked for about these series any more."""
         sql = "delete from operation where instr(request, ?) or instr(result, ?)"
-        with self._writing() as db:
+        with self._kept.writing() as db:
             db.executemany(sql, [(f'"{uid}"', f'"{uid}"') for uid in series_uids])
 
     def lease(self, kinds: Collection[str], lease_s: float) -> Operation | None:
@@ -129,7 +125,7 @@ class Operations:
         One that was taken up too often is failed instead.
         """
         now = self._now()
-        with self._writing() as db:
+        with self._kept.writing() as db:
             while rows := db.execute(NEXT, (json.dumps(sorted(kinds)), now)).fetchall():
                 sql = """update operation set token = ?, due_s = ?, updated_s = ?,
                     attempt = attempt + 1, status = iif(attempt < ?, 'in-progress', 'failed')
@@ -151,7 +147,7 @@ class Operations:
 
     def complain(self, held: Operation, sentence: str) -> None:
         """Remember that a part of it went wrong; the rest goes on."""
-        with self._writing() as db:
+        with self._kept.writing() as db:
             _add_error(db, held, sentence)
 
     def finish(self, held: Operation, result: Mapping[str, str]) -> bool:
@@ -173,43 +169,9 @@ class Operations:
     def _change(self, held: Operation, what: str, *facts: object) -> bool:
         sql = f"""update operation set {what}, updated_s = ?
             where id = ? and token = ? and status = 'in-progress'"""
-        with self._writing() as db:
+        with self._kept.writing() as db:
             db.execute(sql, (*facts, self._now(), held.id, held.token))
             return db.changes() == 1
-
-    # --- the file -------------------------------------------------------------------------------
-
-    def _read(self, sql: str, facts: Any) -> list[Any]:
-        with self._opened() as db:
-            return db.execute(sql, facts).fetchall()
-
-    @contextmanager
-    def _writing(self) -> Iterator[apsw.Connection]:
-        # Closed without a commit, it is rolled back.
-        with self._opened() as db:
-            db.execute("begin immediate")
-            yield db
-            db.execute("commit")
-
-    @contextmanager
-    def _opened(self) -> Iterator[apsw.Connection]:
-        # For every use, which takes 0.3 ms: it is used some times a minute, by several processes.
-        try:
-            if not self._file.exists():
-                os.close(os.open(self._file, os.O_CREAT | os.O_RDWR, 0o600))
-            db = apsw.Connection(os.fspath(self._file))
-            try:
-                db.set_busy_timeout(BUSY_MS)
-                # What is deleted is overwritten: orders name series, also of who was erased.
-                db.pragma("secure_delete", "on")
-                db.execute(SCHEMA)
-                yield db
-            finally:
-                db.close()
-        except (apsw.BusyError, apsw.FullError, apsw.IOError) as refused:
-            raise Unavailable(f"cannot write {self._file}: {refused}") from refused
-        except (apsw.Error, OSError) as wrong:
-            raise Misconfigured(f"cannot use {self._file}: {wrong}") from wrong
 
 
 def _add_error(db: apsw.Connection, held: Operation, sentence: str) -> None:

@@ -7,10 +7,8 @@ day is known nowhere else.
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +17,9 @@ from typing import Any
 import apsw
 import orjson
 
-from tomodex.errors import BadQuery, Misconfigured, Unavailable
+from tomodex.errors import BadQuery
 from tomodex.instance import ATTRIBUTES
+from tomodex.private_file import PrivateFile
 from tomodex.search import Hit
 
 #: Series of one cohort.
@@ -35,8 +34,6 @@ WATCHED = (*ATTRIBUTES, "slice_count", "segmented")
 
 #: Rows read from the file at a time.
 BATCH = 1000
-
-BUSY_MS = 30_000
 
 SCHEMA = """
 create table if not exists cohort (
@@ -145,7 +142,7 @@ class SavedCohorts:
     """
 
     def __init__(self, file: Path) -> None:
-        self._file = file
+        self._kept = PrivateFile(file, SCHEMA, {"foreign_keys": "on"})
 
     def save(
         self, *, name: str, query: str, who: str, versions: Mapping[str, str], rows: Rows
@@ -161,7 +158,7 @@ class SavedCohorts:
         cohort_id, now = secrets.token_hex(6), datetime.now(UTC).isoformat(timespec="seconds")
         known = (cohort_id, called, query, who, now, orjson.dumps(dict(versions)).decode())
         insert = "insert into cohort (id, name, query, who, saved, versions)"
-        with self._writing() as db:
+        with self._kept.writing() as db:
             db.execute(f"{insert} values (?, ?, ?, ?, ?, ?)", known)
             _add_members(db, cohort_id, rows)
             db.execute(COUNTS, (cohort_id,))
@@ -169,12 +166,12 @@ class SavedCohorts:
 
     def all(self) -> list[SavedCohort]:
         """Every saved cohort, newest first."""
-        with self._opened() as db:
+        with self._kept.opened() as db:
             return _cohorts(db, "order by saved desc, rowid desc", ())
 
     def find(self, cohort_id: str) -> SavedCohort | None:
         """The saved cohort with this ID."""
-        with self._opened() as db:
+        with self._kept.opened() as db:
             return next(iter(_cohorts(db, "where id = ?", (cohort_id,))), None)
 
     def members(self, cohort_id: str) -> Iterator[Sequence[Member]]:
@@ -186,7 +183,7 @@ class SavedCohorts:
 
     def diff(self, cohort: SavedCohort, today: Rows, limit: int = 1000) -> Difference:
         """The frozen list against what is found today; of each kind so many UIDs."""
-        with self._opened() as db:
+        with self._kept.opened() as db:
             db.execute(TODAY)
             with db:
                 _add_today(db, today)
@@ -199,7 +196,7 @@ class SavedCohorts:
 
     def delete(self, cohort_id: str) -> bool:
         """Forget a saved cohort; False if there is none with this ID."""
-        with self._writing() as db:
+        with self._kept.writing() as db:
             db.execute("delete from cohort where id = ?", (cohort_id,))
             return db.changes() > 0
 
@@ -213,7 +210,7 @@ class SavedCohorts:
 
     def _forget(self, column: str, values: Iterable[str]) -> int:
         gone = f"member.{column} in (select value from temp.gone)"
-        with self._writing() as db:
+        with self._kept.writing() as db:
             db.execute("create temp table gone (value text primary key) without rowid")
             db.executemany("insert or ignore into temp.gone values (?)", ((v,) for v in values))
             db.execute(
@@ -226,37 +223,11 @@ class SavedCohorts:
     def _members(self, cohort_id: str, after: str) -> list[Member]:
         select = "select series_uid, study_uid, patient from member"
         order = f"where cohort = ? and series_uid > ? order by series_uid limit {BATCH}"
-        with self._opened() as db:
+        with self._kept.opened() as db:
             return [
                 Member(series_uid=series, study_uid=study, patient=patient)
                 for series, study, patient in db.execute(f"{select} {order}", (cohort_id, after))
             ]
-
-    @contextmanager
-    def _writing(self) -> Iterator[apsw.Connection]:
-        with self._opened() as db:
-            db.execute("begin immediate")
-            yield db
-            db.execute("commit")
-
-    @contextmanager
-    def _opened(self) -> Iterator[apsw.Connection]:
-        try:
-            if not self._file.exists():
-                os.close(os.open(self._file, os.O_CREAT | os.O_RDWR, 0o600))
-            db = apsw.Connection(os.fspath(self._file))
-            try:
-                db.set_busy_timeout(BUSY_MS)
-                # An erased patient is overwritten, not only unlinked.
-                db.execute("pragma secure_delete = on; pragma foreign_keys = on").fetchall()
-                db.execute(SCHEMA)
-                yield db
-            finally:
-                db.close()
-        except (apsw.BusyError, apsw.FullError, apsw.IOError) as refused:
-            raise Unavailable(f"cannot write {self._file}: {refused}") from refused
-        except (apsw.Error, OSError) as wrong:
-            raise Misconfigured(f"cannot use {self._file}: {wrong}") from wrong
 
 
 def fingerprint_of(hit: Hit) -> bytes:
