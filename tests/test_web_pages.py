@@ -148,6 +148,28 @@ def test_a_strange_question_gets_a_page(client, asked):
     assert 'role="alert"' in answer.text
 
 
+def test_a_question_is_taken_under_the_name_it_has_in_the_api_too(client):
+    answer = client.get("/", params={"query": "liver complete"})
+    assert answer.status_code in (HTTPStatus.SEE_OTHER, HTTPStatus.FOUND)
+    asked = parse_qs(urlsplit(answer.headers["location"]).query)
+    assert asked == {"q": ["liver complete"]}
+
+
+def test_an_address_that_leads_nowhere_is_a_page_for_a_person_and_a_problem_for_a_program(client):
+    person = client.get("/nowhere", headers={"Accept": "text/html,*/*"})
+    assert person.status_code == HTTPStatus.NOT_FOUND
+    assert person.headers["content-type"].startswith("text/html")
+    for path, accepted in (("/nowhere", "*/*"), ("/v1/nowhere", "text/html")):
+        program = client.get(path, headers={"Accept": accepted})
+        assert program.status_code == HTTPStatus.NOT_FOUND
+        assert program.headers["content-type"] == "application/problem+json"
+
+
+def test_no_other_site_may_load_what_is_answered(client):
+    for path in ("/", "/v1/version", "/nowhere"):
+        assert client.get(path).headers["cross-origin-resource-policy"] == "same-origin"
+
+
 @pytest.mark.parametrize("page", ["0", "-1", "x", "10000000000"])
 def test_a_page_number_that_is_none_is_refused_with_a_page(client, page):
     answer = client.get(f"/?q=liver&page={page}")

@@ -74,7 +74,8 @@ def segment(
     if as_json:
         print_json(delivered)
         return
-    print_out(f"{len(delivered.structures)} structures of {delivered.series_uid}")
+    many = len(delivered.structures)
+    print_out(f"{many} structure{'s' * (many != 1)} of {delivered.series_uid}")
     if delivered.missing:
         print_out(f"not found: {', '.join(delivered.missing)}")
     print_out(*delivered.places)

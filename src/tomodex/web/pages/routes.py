@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
 
 from tomodex.cohorts import Cohorts
 from tomodex.errors import BadQuery, NotThere
@@ -19,9 +20,20 @@ from tomodex.web.guard import form_of
 from tomodex.web.pages import search
 from tomodex.web.pages.cohorts import cohort_page, cohorts_page, compared_page
 from tomodex.web.pages.operations import Operator, operations_page, retry
-from tomodex.web.pages.rendering import FOLDER, PageRoute, redirect, render, shell_of
+from tomodex.web.pages.rendering import (
+    FOLDER,
+    PageRoute,
+    redirect,
+    render,
+    search_url,
+    shell_of,
+)
 from tomodex.web.pages.series import series_page
 from tomodex.web.pages.structures import structures_page
+from tomodex.web.problems import problem, refusal_of
+
+#: What only programs ask for.
+PROGRAMS = ("/v1/", "/dicomweb/", "/metrics", "/static/")
 
 Text = Annotated[str, Query(max_length=200)]
 Id = Annotated[str, Path(max_length=64)]
@@ -52,6 +64,16 @@ def add_pages(
     app.include_router(search_pages(cohorts, links))
     app.include_router(cohort_pages(library))
     app.include_router(operations_pages(sight))
+    app.add_exception_handler(HTTPException, _answer_where_nothing_is)
+
+
+async def _answer_where_nothing_is(request: Request, error: Exception) -> Response:
+    """An address that leads nowhere: a page for a person, a problem for a program."""
+    refused = refusal_of(error)
+    accepted = request.headers.get("accept", "")
+    if "text/html" in accepted and not request.url.path.startswith(PROGRAMS):
+        return render("error.html", shell_of(request, ""), refused, refused.status)
+    return problem(refused)
 
 
 def search_pages(cohorts: Cohorts, links: Links) -> APIRouter:
@@ -63,10 +85,13 @@ def search_pages(cohorts: Cohorts, links: Links) -> APIRouter:
         request: Request,
         asker: Asking,
         q: Annotated[str | None, Query()] = None,
+        query: Annotated[str | None, Query()] = None,
         page: Annotated[int, Query(ge=1, le=search.MOST_PAGES)] = 1,
     ) -> Response:
         if not asker.may("count") and asker.may("operate"):
             return redirect("/operations")
+        if q is None and query is not None:  # as it is called in the API
+            return redirect(search_url(query))
         shown = (
             search.start_page(cohorts)
             if q is None
