@@ -798,6 +798,28 @@ class QueueContract:
         assert queue.asides("index", limit=1) == [newest]
         assert queue.asides("fhir") == []
 
+    def test_what_a_consumer_takes_after_all_is_set_aside_no_more(self, queue):
+        queue.put([new("1"), new("2")])
+        settle_next(queue)
+        settle_next(queue)
+        for result in queue.results(0, 2):
+            queue.set_aside("index", result, "its name is too long")
+            queue.set_aside("fhir", result, "its name is too long")
+        (newest, oldest) = queue.asides("index")
+        queue.accept(oldest)
+        assert queue.asides("index") == [newest]
+        assert len(queue.asides("fhir")) == 2
+
+    def test_the_feed_says_how_far_it_reaches(self, queue):
+        assert queue.newest() == 0
+        queue.put([new("1"), new("2")])
+        settle_next(queue)
+        settle_next(queue)
+        assert queue.newest() >= queue.results(0, 9)[-1].sequence
+        before = queue.newest()
+        queue.withdraw("1")
+        assert queue.newest() > before
+
     def test_a_newer_result_ends_what_was_set_aside(self, queue):
         queue.put([new("1.2")])
         settle_next(queue)

@@ -197,6 +197,9 @@ class Queue(Protocol):
     def results(self, after: int, limit: int) -> Sequence[Result]:
         """The next entries of the results feed with a sequence higher than `after`."""
 
+    def newest(self) -> int:
+        """The highest sequence of the results feed, or one that is a little higher; 0: none."""
+
     def cursor(self, consumer: str) -> int:
         """The last sequence that `consumer` has confirmed; 0 for a new one."""
 
@@ -214,6 +217,9 @@ class Queue(Protocol):
 
     def asides(self, consumer: str, limit: int = 100) -> Sequence[Aside]:
         """What `consumer` could not take, newest first, of the results that still stand."""
+
+    def accept(self, aside: Aside) -> None:
+        """Forget that a consumer could not take a result: by now it has."""
 
     def known(self, source: str, window: Window | None = None) -> Iterator[str]:
         """Series that a source has listed, all or those of its studies in a window.

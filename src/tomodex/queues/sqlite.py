@@ -408,6 +408,10 @@ class SqliteQueue:
                  order by sequence limit ?"""
         return [_result(*row) for row in self._read(sql, (after, limit))]
 
+    def newest(self) -> int:
+        ((sequence,),) = self._read("select coalesce(max(sequence), 0) from result", ())
+        return int(sequence)
+
     def result(self, series_uid: str) -> Result | None:
         sql = """select sequence, series_uid, document from result where series_uid = ?
                  order by sequence desc limit 1"""
@@ -451,6 +455,10 @@ class SqliteQueue:
             Aside(consumer=name, sequence=sequence, series_uid=series_uid, sentence=sentence)
             for name, sequence, series_uid, sentence in self._read(sql, (consumer, limit))
         ]
+
+    def accept(self, aside: Aside) -> None:
+        sql = "delete from aside where consumer = ? and series_uid = ? and sequence = ?"
+        self._change(sql, (aside.consumer, aside.series_uid, aside.sequence))
 
     # What became of them
 
