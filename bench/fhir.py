@@ -2,20 +2,22 @@
 
     python bench/fhir.py [--series 100000] [--structures 40]
 
-Prints one line of JSON: bundles of --structures structures made and written as JSON a second, the
-same with the check that a sink makes before it sends them, and the time, the peak memory and the
-bytes of a bulk export.
+Prints one line of JSON: bundles of --structures structures made and written as JSON in a second of
+CPU time, the same with the check that a sink makes before it sends them, and the time, the peak
+memory and the bytes of a bulk export (the making of the series, 0.4 ms each, is part of its time).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import random
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,19 +27,19 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from tests.annotated import ONE
 
-from tomodex.annotation import AnnotatedSeries, annotate
+from tomodex.annotation import AnnotatedSeries, annotate, from_json, to_json
 from tomodex.formats.fhir import Naming, indexed_series, transaction
 from tomodex.formats.fhir.bulk import write_bulk
 from tomodex.formats.fhir.checking import check_transaction
+from tomodex.measurement import Measurement
 from tomodex.terminology import load_terminology
 
 
 def series(count: int, structures: int) -> Iterator[AnnotatedSeries]:
-    """So many series of 40 structures each, two to a study, three to a patient."""
+    """So many series, two to a study, three to a patient, as they come out of the queue."""
     terms = load_terminology()
     names = [one.name for one in terms.structures.values() if one.total_class is not None]
-    shown = dict.fromkeys(names[:structures], ONE.annotations[0].measurement)
-    annotations = annotate(shown, terms)
+    drawn = random.Random(6)
     for n in range(count):
         one = replace(
             ONE.series,
@@ -45,7 +47,42 @@ def series(count: int, structures: int) -> Iterator[AnnotatedSeries]:
             study_uid=f"1.2.{n // 2}",
             patient=f"{n // 3:032x}",
         )
-        yield replace(ONE, series=one, annotations=annotations)
+        shown = {name: measured(drawn) for name in names[:structures]}
+        made = replace(ONE, series=one, annotations=annotate(shown, terms))
+        yield from_json(to_json(made))
+
+
+def measured(drawn: random.Random) -> Measurement:
+    """Numbers that no other structure has, so that none is known from before."""
+    return replace(
+        ONE.annotations[0].measurement,
+        volume_ml=drawn.uniform(0.5, 2000),
+        mean_hu=drawn.uniform(-900, 900),
+        cut=drawn.choice([(), (), ("inferior",), ("inferior", "superior")]),
+    )
+
+
+def per_second(made: Callable[[AnnotatedSeries], int], some: Sequence[AnnotatedSeries]) -> int:
+    """How many a second of CPU time; the best of five, as other processes cost caches."""
+    best = math.inf
+    for _ in range(5):
+        begin = time.process_time()
+        for one in some:
+            made(one)
+        best = min(best, time.process_time() - begin)
+    return round(len(some) / best)
+
+
+def written(one: AnnotatedSeries) -> int:
+    """The bytes of a transaction, made and not checked."""
+    return len(orjson.dumps(transaction(one, [indexed_series(one)], Naming())))
+
+
+def checked(one: AnnotatedSeries) -> int:
+    """The same, checked before."""
+    bundle = transaction(one, [indexed_series(one)], Naming())
+    check_transaction(bundle, Naming())
+    return len(orjson.dumps(bundle))
 
 
 def main() -> None:
@@ -53,15 +90,7 @@ def main() -> None:
     parser.add_argument("--series", type=int, default=100_000)
     parser.add_argument("--structures", type=int, default=40)
     asked = parser.parse_args()
-    some, begin = list(series(2000, asked.structures)), time.process_time()
-    size = sum(len(orjson.dumps(transaction(one, [indexed_series(one)], Naming()))) for one in some)
-    bundles_per_s = len(some) / (time.process_time() - begin)
-    begin = time.process_time()
-    for one in some:
-        bundle = transaction(one, [indexed_series(one)], Naming())
-        check_transaction(bundle, Naming())
-        orjson.dumps(bundle)
-    checked_per_s = len(some) / (time.process_time() - begin)
+    some = list(series(1000, asked.structures))
     before_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     with tempfile.TemporaryDirectory() as folder:
         begin = time.monotonic()
@@ -73,16 +102,16 @@ def main() -> None:
             transaction_time="2026-11-23T00:00:00Z",
         )
         seconds = time.monotonic() - begin
-        written = sum(file.stat().st_size for file in Path(folder).glob("*.gz"))
+        size = sum(file.stat().st_size for file in Path(folder).glob("*.gz"))
     print(
         json.dumps(
             {
-                "bundles_per_s_and_core": round(bundles_per_s),
-                "checked_bundles_per_s_and_core": round(checked_per_s),
-                "bundle_bytes": round(size / len(some)),
+                "bundles_per_s_and_core": per_second(written, some),
+                "checked_bundles_per_s_and_core": per_second(checked, some),
+                "bundle_bytes": written(some[0]),
                 "bulk_series": asked.series,
                 "bulk_s": round(seconds, 1),
-                "bulk_gzip_mb": round(written / 1e6, 1),
+                "bulk_gzip_mb": round(size / 1e6, 1),
                 "peak_mib_before": round(before_mib),
                 "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
             }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import suppress
 
 import pytest
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from tools.render_ig import example_series
 
 from tests.annotated import ONE
-from tests.fhir_mutants import MODELS, MUTANTS, NAMING, OURS, SERIES, Mutant, good
+from tests.fhir_mutants import MODELS, MUTANTS, NAMING, OURS, SERIES, Document, Mutant, entry, good
 from tomodex.errors import Unsuitable
 from tomodex.formats.fhir import WriteMode, indexed_series, observations, transaction, withdrawal
 from tomodex.formats.fhir.checking import check_transaction
@@ -53,6 +54,51 @@ def test_a_mistake_is_noticed_before_it_is_sent_or_by_those_who_say_so(mutant: M
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_fhir_resources_notices_what_the_table_says(mutant: Mutant) -> None:
     assert (MODELS in mutant.noticed_by) == models_notice(mutant)
+
+
+def in_another_order(bundle: Document) -> Document:
+    """The same, with the names of each structure before its numbers: nobody writes it so."""
+    for one in entry(bundle, "BodyStructure")["resource"]["includedStructure"]:
+        one["extension"] = one.pop("extension")
+    return bundle
+
+
+def refusal(bundle: Document) -> str:
+    """Why a bundle is not sent; "" if it is."""
+    try:
+        check_transaction(bundle, NAMING)
+    except Unsuitable as refused:
+        return refused.sentence
+    return ""
+
+
+NUMBERS = (0.0, -0.0, -1.5, 0.1, 1e-9, 1e30, 5, 0, 10**400, True, None, "5.0", math.nan, math.inf)
+
+
+@pytest.mark.parametrize("value", [*NUMBERS, [5.0], {"value": 5.0}], ids=repr)
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_glance_at_a_number_sees_what_a_close_look_sees(value: object, part: int) -> None:
+    check_transaction(good(), NAMING)  # so that everything but the number was right before
+    bundle = good()
+    included = entry(bundle, "BodyStructure")["resource"]["includedStructure"]
+    included[0]["extension"][0]["extension"][part]["valueQuantity"]["value"] = value
+    assert refusal(bundle) == refusal(in_another_order(bundle))
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_what_was_right_before_hides_no_mistake(mutant: Mutant) -> None:
+    check_transaction(good(), NAMING)
+    assert (OURS in mutant.noticed_by) == we_notice(mutant)
+
+
+def test_a_structure_of_other_numbers_is_right_with_them() -> None:
+    assert not refusal(in_another_order(good()))
+    bundle = good()
+    one = entry(bundle, "BodyStructure")["resource"]["includedStructure"][0]
+    del one["extension"][0]["extension"][1:]
+    assert not refusal(bundle)
+    one["extension"][0]["extension"] *= 2
+    assert "one volume" in refusal(bundle)
 
 
 def test_what_is_wrong_is_told_by_its_place_and_without_its_value() -> None:

@@ -4,7 +4,8 @@ naming.py      systems, canonical URLs and ids that are the same on every machin
 resources.py   Patient, ImagingStudy, BodyStructure, Device, Provenance
 observing.py   Observations, one for each number, for those who ask
 bundle.py      a transaction, by id or by conditions
-checking.py    whether it is what our profiles say, before it is sent; shapes.py: of each element
+checking.py    whether it is what our profiles say, before it is sent
+shapes.py      of each resource; including.py: of a structure; kinds.py: of a value
 
 What is filled from where, and why: docs/reference/fhir.md.
 """

@@ -11,19 +11,19 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tomodex.errors import Unsuitable
+from tomodex.formats.fhir.kinds import Wrong
 from tomodex.formats.fhir.naming import Naming
-from tomodex.formats.fhir.resources import SIDES, Resource
-from tomodex.formats.fhir.shapes import Wrong, shapes
+from tomodex.formats.fhir.resources import Resource
+from tomodex.formats.fhir.shapes import shapes
 
 _UUID = re.compile(r"urn:uuid:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _LINK = re.compile(r"([A-Z]\w+)(?:/[A-Za-z0-9\-.]{1,64}|\?identifier=[^\s|]+)", re.ASCII)
-_SIDE = re.compile(r"(?:^|_)(left|right)(?:_|$)")
 
 
 def check_transaction(bundle: Resource, naming: Naming) -> None:
     """Return if a transaction of ours is as it should be.
 
-    Of 40 structures it takes 0.7 ms, twice what making them takes.
+    Of 40 structures it takes 0.17 ms, less than making them does.
 
     Raises:
         Unsuitable: it is not; the message has the place of the first fault and never a value.
@@ -83,28 +83,8 @@ def _check_resource(resource: Resource, kind: str, naming: Naming) -> None:
         if (shape := shapes(naming).get(kind)) is None:
             raise Wrong("is none of our resources")
         shape(resource)
-        if kind == "BodyStructure":
-            _check_sides(resource["includedStructure"], naming)
     except Wrong as wrong:
         raise wrong.below(kind) from None
-
-
-def _check_sides(included: list[Resource], naming: Naming) -> None:
-    """Every structure once, and each with the side that its name says."""
-    seen: set[str] = set()
-    for one in included:
-        codings = one["structure"]["coding"]
-        label = next(c["code"] for c in codings if c["system"] == naming.labels)
-        if label in seen:
-            raise Wrong("has a structure twice").below("includedStructure")
-        seen.add(label)
-        side = _SIDE.search(label)
-        wanted = SIDES[side[1]][0] if side else None
-        said = one["laterality"]["coding"][0]["code"] if "laterality" in one else None
-        if wanted is not None and said != wanted:
-            raise (
-                Wrong("is not the side of its name").below("laterality").below("includedStructure")
-            )
 
 
 def _references(resource: Resource) -> Iterator[tuple[str, str, tuple[str, ...]]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from dataclasses import dataclass
+from functools import lru_cache
 
 SNOMED = "http://snomed.info/sct"
 RADLEX = "http://radlex.org"
@@ -70,9 +71,18 @@ class Naming:
     def id_of(self, kind: str, *parts: str) -> str:
         """The id of a resource of type `kind`, made from what tells it from others."""
         text = "|".join((self.base, kind, *parts))
-        made = str(uuid.uuid5(_NAMESPACE, text))
-        # A pseudonym is a keyed hash already, so nobody without the key can guess back.
-        return f"p-{hashlib.sha256(text.encode()).hexdigest()[:32]}" if kind == "Patient" else made
+        return _hashed(text) if kind == "Patient" else _uuid(text)
+
+
+# A pseudonym is a keyed hash already, so nobody without the key can guess back.
+def _hashed(text: str) -> str:
+    return f"p-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+
+
+# The resources of a series ask for each other's ids.
+@lru_cache(maxsize=64)
+def _uuid(text: str) -> str:
+    return str(uuid.uuid5(_NAMESPACE, text))
 
 
 def element_id(uid: str) -> str:

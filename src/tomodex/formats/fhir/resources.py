@@ -200,8 +200,15 @@ def asserted_by_ai() -> Resource:
 
 
 def _structure(annotation: Annotation, unit: tuple[str, str], naming_: Naming) -> Resource:
+    found = annotation.measurement
+    volume = quantity(found.volume_ml * 1000, "mm3", "mm3")
+    parts: list[Resource] = [{"url": "volume", "valueQuantity": volume}]
+    # The mean of nothing, or of pixels that were NaN, is left out.
+    if math.isfinite(found.mean_hu):
+        parts.append({"url": "meanIntensity", "valueQuantity": quantity(found.mean_hu, *unit)})
+    parts += [{"url": "cut", "valueCode": side} for side in found.cut]
     return {
-        "extension": [_measurement(annotation, unit, naming_)],
+        "extension": [{"url": naming_.measurement, "extension": parts}],
         "structure": concept(annotation, naming_),
         **_laterality(annotation.laterality),
     }
@@ -224,22 +231,6 @@ def _concept(structure: str, codings: tuple[Coding, ...], labels: str) -> Resour
     display = structure.replace("_", " ")
     label = _code(labels, structure, display)
     return {"coding": [*map(_coding, codings), label], "text": display}
-
-
-def _measurement(annotation: Annotation, unit: tuple[str, str], naming_: Naming) -> Resource:
-    found = annotation.measurement
-    volume = quantity(found.volume_ml * 1000, "mm3", "mm3")
-    # The mean of nothing, or of pixels that were NaN, is left out.
-    mean = [_part("meanIntensity", "Quantity", quantity(found.mean_hu, *unit))]
-    cut = [_part("cut", "Code", side) for side in found.cut]
-    return {
-        "url": naming_.measurement,
-        "extension": [
-            _part("volume", "Quantity", volume),
-            *(mean if math.isfinite(found.mean_hu) else []),
-            *cut,
-        ],
-    }
 
 
 def quantity(value: float, unit: str, code: str) -> Resource:
@@ -290,15 +281,20 @@ def configuration_hash(annotated: AnnotatedSeries) -> str:
     """SHA-256 of everything that may change a number."""
     made = annotated.provenance
     algorithm = made.algorithm
-    facts = [
-        sorted(made.software.items()),
+    return _hash_of(
+        tuple(sorted(made.software.items())),
         made.terminology,
         made.configuration,
-        [algorithm.name, algorithm.version, algorithm.model, algorithm.weights_sha256]
+        (algorithm.name, algorithm.version, algorithm.model, algorithm.weights_sha256)
         if algorithm
-        else [],
-        sorted(algorithm.options.items()) if algorithm else [],
-    ]
+        else (),
+        tuple(sorted(algorithm.options.items())) if algorithm else (),
+    )
+
+
+# Asked for several times of each series, and mostly the same for all of an archive.
+@lru_cache(maxsize=64)
+def _hash_of(*facts: object) -> str:
     return f"sha256-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}"
 
 
@@ -357,10 +353,6 @@ def _version(component: str, value: str, naming_: Naming) -> Resource:
 
 def _setting(key: str, value: str, naming_: Naming) -> Resource:
     return {"type": {"coding": [_code(naming_.parameters, key)]}, "valueString": value}
-
-
-def _part(url: str, kind: str, value: object) -> Resource:
-    return {"url": url, f"value{kind}": value}
 
 
 def _code(system: str, code: str, display: str = "") -> Resource:
