@@ -130,6 +130,7 @@ def test_what_was_ordered_first_is_made_first_and_once(settings, operations):
         assert found.status == "completed"
         assert dict(found.result) == {
             "series": UID, "structures": "liver", "missing": "", "files": "a.dcm",
+            "algorithm": "", "loading_s": "0.000", "total_s": "0.000",
         }  # fmt: skip
 
 

@@ -21,11 +21,19 @@ def order(**changed):
     return mask_order_of(json.dumps({**MESSAGE, **changed}).encode())
 
 
-def test_a_message_orders_all_structures_as_nifti():
+def test_a_message_orders_what_the_predecessor_stored_where_it_stored_it():
     made = order()
     assert (made.series, made.source) == ("1.2.3.4.5.6.7.8", "s3://landing-ct-indexer/test.zip")
-    assert (made.structures, made.forms) == (("all",), ("nifti",))
-    assert made.to == "s3://masks/of/test%201"
+    assert (made.structures, made.forms) == (("all",), ("nifti", "statistics"))
+    assert (made.files, made.folder) == ("each", "none")
+    assert made.to == "s3://masks/of/test%201.zip"
+
+
+@pytest.mark.parametrize("path", ["of/test", "of/test/", "of/test//"])
+def test_the_path_is_the_folder_of_the_files(path):
+    assert (
+        order(**{"s3-output": {"s3-bucket": "masks", "s3-path": path}}).to == "s3://masks/of/test"
+    )
 
 
 def test_whose_it_is_is_not_kept():

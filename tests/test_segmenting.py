@@ -150,6 +150,25 @@ def test_all_structures_come_in_one_file_with_their_names(tmp_path, settings, pe
     assert {one["structure"] for one in layer} == set(made.structures)
 
 
+def test_masks_lie_as_totalsegmentator_wrote_them_where_that_is_asked_for(
+    tmp_path, settings, pelvis
+):
+    wish = {"forms": ("nifti", "statistics"), "files": "each", "folder": "none"}
+    made = deliver_order(settings, order(pelvis, tmp_path).model_copy(update=wish))
+    masks = {f"{name}.nii.gz" for name in made.structures}
+    files = {one.name: one for one in (tmp_path / "masks").iterdir()}
+    assert set(files) == masks | {"statistics.json", "labels.json"}
+    statistics = json.loads(files["statistics.json"].read_text())
+    assert set(statistics) == set(made.structures)
+    for name, said in statistics.items():
+        mask = nibabel.load(files[f"{name}.nii.gz"])
+        voxel_mm3 = abs(np.linalg.det(mask.affine[:3, :3]))
+        assert said["volume"] == pytest.approx(np.count_nonzero(mask.dataobj) * voxel_mm3, rel=1e-6)
+        assert -1100 < said["intensity"] < 3100
+    assert {"superior"} <= {side for said in statistics.values() for side in said["cut"]}
+    assert 0 < made.loading_s < made.total_s
+
+
 def test_the_same_order_again_gives_the_same_objects(tmp_path, settings, pelvis):
     wish = order(pelvis, tmp_path, forms=("seg", "sr"))
     one, again = deliver_order(settings, wish), deliver_order(settings, wish)

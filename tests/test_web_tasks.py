@@ -339,9 +339,9 @@ def test_a_task_with_an_output_orders_masks_and_no_indexing(client, queue, setti
     assert client.get(ordered.headers["location"]).json() == seen
     (placed,) = operations_of(settings).newest()
     order = mask_orders.Order.model_validate_json(placed.request)
-    assert (order.series, order.forms) == ("1.2.3.4.5.6.7.8", ("nifti",))
+    assert (order.series, order.forms) == ("1.2.3.4.5.6.7.8", ("nifti", "statistics"))
     assert order.source == "s3://landing-ct-indexer/test.zip"
-    assert order.to == "s3://out/masks/test%201"
+    assert order.to == "s3://out/masks/test%201.zip"
     assert queue.states("1.2.3.4.5.6.7.8") == []
     assert "123456789" not in ordered.text + repr(placed)
 

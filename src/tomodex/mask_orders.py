@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 KIND: Final = "segment"
 
 #: Short, as it is how long an order of a dead process waits; a live one renews it in time.
-LEASE_S = 120.0
+LEASE_S = 30.0
 
 #: Between two looks for an order.
 IDLE_S = 1.0
@@ -107,6 +107,10 @@ class Order(BaseModel):
     packing: Literal["native", "rle", "deflated"] = Field(
         default="native", description="How the pixels of DICOM SEG are packed."
     )
+    folder: Literal["series", "none"] = Field(
+        default="series",
+        description="series: the files lie in a folder with the Series Instance UID as its name.",
+    )
     to: str = Field(max_length=2048, description="Where they are put.")
 
     @property
@@ -117,6 +121,7 @@ class Order(BaseModel):
             forms=self.forms,
             files=self.files,
             packing=self.packing,
+            folder=self.folder,
         )
 
 
@@ -314,6 +319,9 @@ def _result(delivered: Delivered) -> dict[str, str]:
         "structures": ",".join(delivered.structures),
         "missing": ",".join(delivered.missing),
         "files": ",".join(place.rpartition("/")[2] for place in delivered.places),
+        "algorithm": delivered.algorithm,
+        "loading_s": f"{delivered.loading_s:.3f}",
+        "total_s": f"{delivered.total_s:.3f}",
     }
 
 

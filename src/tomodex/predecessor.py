@@ -47,10 +47,11 @@ class Message(BaseModel):
 
 
 def mask_order_of(message: bytes) -> Order:
-    """What a message of the predecessor's segmentation mode orders: all structures as NIfTI.
+    """What a message of the predecessor's segmentation mode orders.
 
-    Files go where `s3-output` names an object; a name that ends like an archive's names the folder
-    that the files are put in.
+    A NIfTI file for each structure, with its name, and `statistics.json`, all of them right below
+    the path of `s3-output`: as TotalSegmentator wrote them there into a folder, and as it stored
+    that folder.
 
     Raises:
         BadQuery: it is no such message; what is wrong is said, never a value.
@@ -64,13 +65,8 @@ def mask_order_of(message: bytes) -> Order:
     return Order(
         series=asked.identification.series,
         source=asked.input.url,
-        forms=("nifti",),
-        to=_folder(asked.output.url),
+        forms=("nifti", "statistics"),
+        files="each",
+        folder="none",
+        to=asked.output.url.rstrip("/"),
     )
-
-
-def _folder(url: str) -> str:
-    for ending in (".tar.gz", ".tgz", ".tar", ".zip", ".nii.gz", ".nii"):
-        if url.lower().endswith(ending):
-            return url[: -len(ending)]
-    return url.rstrip("/")

@@ -7,8 +7,9 @@ of the series. Nothing of it stays here.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
-from tomodex.annotation import AnnotatedSeries, Provenance
+from tomodex.annotation import AnnotatedSeries, Annotation, Provenance
 from tomodex.errors import BadQuery, Unsuitable
 from tomodex.formats.dicom_header import read_subject
 from tomodex.formats.dicom_seg import Kind, Origin, Packing, write_segs
 from tomodex.formats.dicom_sr import Evidence, measurement_report
-from tomodex.formats.labelling import write_label_file, write_labels_json
+from tomodex.formats.labelling import write_label_file, write_labels_json, write_statistics
 from tomodex.formats.nifti import write_nifti
 from tomodex.formats.nrrd import write_nrrd
 from tomodex.masks import Labels, Masks, masks_on_frames, masks_on_grid
@@ -43,8 +44,8 @@ from tomodex.stores import DICOM, Store
 from tomodex.terminology import Terminology
 
 #: seg: DICOM SEG as a label map. seg-binary: as one bit a pixel. sr: their measurements as a DICOM
-#: report. nifti, nrrd: files for research.
-Form = Literal["seg", "seg-binary", "sr", "nifti", "nrrd"]
+#: report. nifti, nrrd: files for research. statistics: volumes and means, as TotalSegmentator.
+Form = Literal["seg", "seg-binary", "sr", "nifti", "nrrd", "statistics"]
 
 FORMS: tuple[Form, ...] = get_args(Form)
 
@@ -69,6 +70,7 @@ class Wish:
     forms: tuple[Form, ...] = ("seg",)
     files: Literal["together", "each"] = "together"  #: each: one NIfTI or NRRD file a structure
     packing: Packing = "native"  #: of DICOM SEG
+    folder: Literal["series", "none"] = "series"  #: series: the files lie in one with its UID
 
     def __post_init__(self) -> None:
         unknown = [form for form in self.forms if form not in FORMS]
@@ -86,6 +88,9 @@ class Delivered:
     structures: tuple[str, ...]  #: that have a voxel
     missing: tuple[str, ...]  #: were wanted, and nothing was found of them
     places: tuple[str, ...]  #: where the files are
+    algorithm: str = ""  #: what segmented it
+    loading_s: float = field(default=0.0, compare=False)  #: until its voxels were there
+    total_s: float = field(default=0.0, compare=False)  #: until its masks were in the store
 
 
 def resolve_structures(texts: Sequence[str], terminology: Terminology) -> tuple[str, ...]:
@@ -131,18 +136,23 @@ def segment_series(
         Unavailable: the source or the store does not answer.
     """
     require_fit(wish, store)
+    begin_s = time.monotonic()
     with TemporaryDirectory(prefix="tomodex-") as scratch:
         folder = Path(scratch, "masks")
         folder.mkdir()
         found = _find(listed, tools, Path(scratch), configuration)
         masks = masks_on_frames(found.segmentation, found.origin.geometry, wish.structures)
         files = _write(found, masks, wish, tools.terminology, folder)
-        places = store.put(files, folder_name(listed.series_uid))
+        below = folder_name(listed.series_uid) if wish.folder == "series" else ""
+        places = store.put(files, below)
     return Delivered(
         series_uid=listed.series_uid,
         structures=masks.structures,
         missing=tuple(name for name in wish.structures if name not in masks.structures),
         places=tuple(places),
+        algorithm=found.segmentation.algorithm.name,
+        loading_s=found.loaded_s - begin_s,
+        total_s=time.monotonic() - begin_s,
     )
 
 
@@ -158,6 +168,7 @@ class _Found:
     origin: Origin
     segmentation: Segmentation
     annotated: AnnotatedSeries
+    loaded_s: float  #: when its voxels were there, of the monotonic clock
 
 
 def _find(listed: Series, tools: Tools, scratch: Path, configuration: str) -> _Found:
@@ -165,6 +176,7 @@ def _find(listed: Series, tools: Tools, scratch: Path, configuration: str) -> _F
     files = tools.source.retrieve(listed, into=scratch)
     series, instances = read_series(listed, files, tools)
     volume, _ = open_series(series, instances, tools)
+    loaded_s = time.monotonic()
     segmentation = segment(series, volume, tools, scratch)
     volume.require_pixels()
     if segmentation is None:
@@ -192,7 +204,7 @@ def _find(listed: Series, tools: Tools, scratch: Path, configuration: str) -> _F
             finished=_now(),
         ),
     )
-    return _Found(origin=origin, segmentation=segmentation, annotated=annotated)
+    return _Found(origin=origin, segmentation=segmentation, annotated=annotated, loaded_s=loaded_s)
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -213,6 +225,10 @@ def _write(
         described = folder / "labels.json"
         write_labels_json(described, grid, found.origin.series_uid, terminology)
         files.append(described)
+    if "statistics" in wish.forms:
+        statistics = folder / "statistics.json"
+        write_statistics(statistics, _shown(found, masks))
+        files.append(statistics)
     return files
 
 
@@ -235,11 +251,7 @@ def _report(
     found: _Found, masks: Masks, segs: Sequence[Dataset], terminology: Terminology, at: datetime
 ) -> Dataset:
     """The measurements of what is shown, which point at its segments."""
-    shown = set(masks.structures)
-    annotated = replace(
-        found.annotated,
-        annotations=tuple(a for a in found.annotated.annotations if a.structure in shown),
-    )
+    annotated = replace(found.annotated, annotations=_shown(found, masks))
     used = dict.fromkeys(i for i, _ in found.origin.geometry.slices)
     images = [found.origin.instances[i] for i in used]
     # Label maps are of 2024: where there is a choice, the report can be read by older software.
@@ -248,6 +260,12 @@ def _report(
         segmentations=known_first, images=[(image.sop_class, image.sop_uid) for image in images]
     )
     return measurement_report(annotated, found.origin.subject, terminology, evidence, at)
+
+
+def _shown(found: _Found, masks: Masks) -> tuple[Annotation, ...]:
+    """What was measured of the structures that have a mask."""
+    shown = set(masks.structures)
+    return tuple(one for one in found.annotated.annotations if one.structure in shown)
 
 
 def _save(ds: Dataset, folder: Path) -> Path:

@@ -18,6 +18,7 @@ class FormName(StrEnum):
     sr = "sr"
     nifti = "nifti"
     nrrd = "nrrd"
+    statistics = "statistics"
 
 
 class PackingName(StrEnum):

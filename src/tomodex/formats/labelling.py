@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import orjson
 
+from tomodex.annotation import Annotation
 from tomodex.formats.dicom_coding import coded
 from tomodex.masks import Masks
 from tomodex.terminology import Terminology
 
 #: Successive hues differ by this share of the circle, so that neighbours look different.
 _GOLDEN = 0.618034
+
+_MM3 = 1000.0  #: in a millilitre
 
 #: What ITK-SNAP expects before the first label.
 _HEAD = """################################################
@@ -36,6 +39,22 @@ def write_labels_json(path: Path, masks: Masks, series_uid: str, terminology: Te
         "affine_lps": masks.affine.tolist(),
         "algorithm": {**asdict(masks.algorithm), "options": dict(masks.algorithm.options)},
         "terminology": terminology.version,
+    }
+    path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+
+
+def write_statistics(path: Path, annotations: Iterable[Annotation]) -> None:
+    """Volume and mean of structures, as TotalSegmentator writes them beside its masks.
+
+    It sets to zero whatever touches the border; here it stays, and `cut` names the sides.
+    """
+    document = {
+        one.structure: {
+            "volume": one.measurement.volume_ml * _MM3,
+            "intensity": one.measurement.mean_hu,
+            "cut": list(one.measurement.cut),
+        }
+        for one in annotations
     }
     path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
 
