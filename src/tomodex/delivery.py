@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from tomodex.annotation import AnnotatedSeries
 from tomodex.errors import Misconfigured, Unsuitable
+from tomodex.heartbeat import beat
 from tomodex.indexes import Index
 from tomodex.queues import Queue, Result
 from tomodex.sinks import Sink
@@ -41,6 +42,7 @@ def deliver(queue: Queue, consumer: str, sink: Sink, batch: int = BATCH) -> int:
 
 def deliver_batch(queue: Queue, consumer: str, sink: Sink, batch: int = BATCH) -> int:
     """Write the next entries of the feed, as `deliver` does; 0 if there are none."""
+    beat()  # there may be thousands of batches
     with queue.claim(consumer):
         results = queue.results(queue.cursor(consumer), batch)
         if not results:

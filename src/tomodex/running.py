@@ -15,6 +15,7 @@ from functools import partial
 from tomodex.backfill import list_plan
 from tomodex.daily import discover_daily
 from tomodex.errors import Misconfigured, Suspended, TomodexError, Unavailable
+from tomodex.heartbeat import BEAT_S, beat, beating, working
 from tomodex.indexing import Delivery, be_worker
 from tomodex.locks import locked
 from tomodex.logbook import Plan
@@ -53,18 +54,25 @@ def run(settings: Settings, beside: Sequence[Beside] = ()) -> None:
     for segmenter in settings.segmenters:
         require_segmenter(segmenter)
     queue = queue_of(settings)
-    with locked(settings.data, LOCK, f"another `tomodex run` works on {settings.data}"):
+    taken = f"another `tomodex run` works on {settings.data}"
+    with locked(settings.data, LOCK, taken), beating(settings.data, LOCK):
         bury_the_dead(queue)
         delivery = _open_consumers(settings, queue)
+        working()
         log.info("running", extra={"workers": settings.workers, "sources": list(settings.sources)})
         run_workers(
             settings.workers,
             partial(be_worker, settings),
             bury=queue.bury,
             finished=lambda: False,
-            progress=delivery.now_and_then,
+            progress=partial(_go_round, delivery),
             beside=[partial(be_lister, settings), partial(be_maker, settings), *beside],
         )
+
+
+def _go_round(delivery: Delivery) -> None:
+    beat()
+    delivery.now_and_then()
 
 
 def _open_consumers(settings: Settings, queue: Queue) -> Delivery:
@@ -76,7 +84,13 @@ def _open_consumers(settings: Settings, queue: Queue) -> Delivery:
         except Unavailable as unavailable:
             log.warning("unavailable", extra={"sentence": str(unavailable)})
             rest.lengthen(unavailable)
-            time.sleep(rest.seconds)
+            _wait(rest)
+
+
+def _wait(rest: Rest) -> None:
+    while (left := rest.seconds) > 0:
+        beat()
+        time.sleep(min(left, BEAT_S))
 
 
 class Rest:

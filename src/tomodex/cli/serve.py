@@ -20,7 +20,9 @@ def serve(
 ) -> None:
     """Answer over HTTP: the page for a browser, searches, orders, and what became of them."""
     from tomodex.web.serving import serve as serve_until
+    from tomodex.worker import leave_on_sigterm
 
+    leave_on_sigterm()
     given = {
         name: value for name, value in {"port": port, "host": host}.items() if value is not None
     }

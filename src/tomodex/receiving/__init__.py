@@ -28,6 +28,7 @@ from urllib.parse import quote
 
 from tomodex.doors import Receive, is_loopback
 from tomodex.errors import Misconfigured, TomodexError, Unavailable
+from tomodex.heartbeat import beat, beating, working
 from tomodex.logs import log_to_stderr
 from tomodex.receiving.steward import Patience, Steward, Tally
 from tomodex.selection import load_rules
@@ -85,8 +86,9 @@ def receive(settings: Settings, stop: threading.Event, started: Callable[[int], 
     begin = time.monotonic()
     require_guard(settings.receive)
     steward = steward_of(settings)
-    with _listener(settings) as (process, pipe):
+    with beating(settings.data, "receive"), _listener(settings) as (process, pipe):
         started(_port(pipe, process))
+        working()
         _look_after(steward, stop, process)
         counts = _finish(pipe, process)
     _quietly(steward.put_whole)
@@ -152,6 +154,7 @@ def summary_lines(summary: Summary) -> Iterator[str]:
 def _look_after(steward: Steward, stop: threading.Event, process: SpawnProcess) -> None:
     removed = float("-inf")
     while not stop.wait(LOOK_S):
+        beat()
         if not process.is_alive():
             raise Unavailable(
                 f"the process that receives ended with exit code {process.exitcode}; whatever was "

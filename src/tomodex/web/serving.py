@@ -11,6 +11,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tomodex.doors import Serve, is_loopback
 from tomodex.errors import Misconfigured
+from tomodex.heartbeat import beat, beating, working
 from tomodex.rebuilding import Rebuilder
 from tomodex.settings import Settings
 from tomodex.web.app import make_app
@@ -52,6 +53,14 @@ class Prompt(H11Protocol):
             self._look = self.loop.call_later(self.arrive_s, self._end_if_slow, now)
 
 
+class Server(uvicorn.Server):
+    """Gives a sign of life while its event loop goes round."""
+
+    async def on_tick(self, counter: int) -> bool:
+        beat()
+        return await super().on_tick(counter)
+
+
 def serve(settings: Settings, started: Callable[[int], None]) -> None:
     """Serve until a signal; `started` is told the port.
 
@@ -75,7 +84,8 @@ def serve(settings: Settings, started: Callable[[int], None]) -> None:
     listening, rebuilder = _listen(door), Rebuilder(settings)
     rebuilder.start()
     started(listening.getsockname()[1])
-    with listening:
+    with listening, beating(settings.data, "serve"):
+        working()
         _run(config, listening)
     rebuilder.end()
 
@@ -97,7 +107,7 @@ def require_guard(settings: Settings) -> None:
 
 def _run(config: uvicorn.Config, listening: socket.socket) -> None:
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        Server(config).run(sockets=[listening])
     except OSError as wrong:  # ssl.SSLError is one
         raise Misconfigured(f"cannot serve: {wrong}") from wrong
     except KeyboardInterrupt:  # uvicorn raises it again when it has ended
