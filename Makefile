@@ -73,6 +73,9 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header 
 lock: $(READY)  ## pin the newest allowed versions again
 	$(LOCK) -o requirements/base.txt
 	$(LOCK) --group dev -c requirements/base.txt -o requirements/dev.txt
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --group build -c requirements/dev.txt -o requirements/build.txt
+	$(LOCK) $(addprefix --extra ,oidc s3 kafka elasticsearch masks) -c requirements/base.txt -o requirements/image.txt
+	$(LOCK) $(addprefix --extra ,oidc s3 kafka elasticsearch masks gpu) -c requirements/image.txt -o requirements/image-gpu.txt
 	$(LOCK) --extra gpu --extra reference --group engine -o requirements/engine-parity.txt
 
 clean:  ## remove what make made
