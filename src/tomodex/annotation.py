@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -114,6 +114,21 @@ def _annotation(structure: Structure, measurement: Measurement) -> Annotation:
         laterality=structure.laterality,
         measurement=measurement,
     )
+
+
+def recode(annotated: AnnotatedSeries, terminology: Terminology) -> AnnotatedSeries:
+    """The same measurements with the codes that today's tables have for them.
+
+    A name that the tables do not have any more keeps the codes it was given.
+    """
+    coded = tuple(
+        _annotation(terminology.structures[one.structure], one.measurement)
+        if one.structure in terminology.structures
+        else one
+        for one in annotated.annotations
+    )
+    made = replace(annotated.provenance, terminology=terminology.version)
+    return replace(annotated, annotations=coded, provenance=made)
 
 
 def to_json(annotated: AnnotatedSeries) -> bytes:

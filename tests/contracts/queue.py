@@ -652,6 +652,52 @@ class QueueContract:
         assert list(queue.known("s3://b")) == []
         assert sum(queue.count().values()) == 1
 
+    # Indexed again
+
+    def test_what_was_indexed_can_be_asked_for_again_and_stands_meanwhile(self, queue):
+        queue.put([new("1.2"), new("1.3"), new("1.4")])
+        for outcome in (None, None, Rejected(reason="4d", sentence="")):
+            settle_next(queue, outcome)
+        assert queue.renew(["1.2", "1.4", "9.9"]) == 1
+        assert queue.renew(["1.2"]) == 0
+        assert queue.put([new("1.2", "backfill")]) == 0
+        assert [uid for uid, _ in feed(queue)] == ["1.2", "1.3"]
+        task = queue.lease("w", HOUR)
+        assert (task.series, task.lane, task.attempt) == (ct("1.2"), "reindex", 1)
+        queue.settle(task, annotated(task.series, liver_ml=2.0))
+        assert feed(queue) == [("1.3", 1500.0), ("1.2", 2.0)]
+
+    def test_a_result_is_amended_without_its_task(self, queue):
+        queue.put([new("1.2"), new("1.3")])
+        settle_next(queue)
+        settle_next(queue)
+        first, second = queue.results(0, 10)
+        queue.set_aside("sink", first, "no room")
+        assert queue.amend(first, annotated(ct("1.2"), liver_ml=2.0))
+        assert feed(queue) == [("1.3", 1500.0), ("1.2", 2.0)]
+        assert queue.results(second.sequence, 10)[0].sequence > second.sequence
+        assert status_of(queue, "1.2") == "completed"
+        assert queue.asides("sink") == []
+
+    def test_an_amendment_does_not_overrule_what_came_meanwhile(self, queue):
+        queue.put([new("1.2"), new("1.3")])
+        settle_next(queue)
+        settle_next(queue)
+        first, second = queue.results(0, 10)
+        queue.put([new("1.2", fingerprint="b")])
+        settle_next(queue, annotated(ct("1.2"), liver_ml=3.0))
+        queue.withdraw("1.3")
+        assert not queue.amend(first, annotated(ct("1.2"), liver_ml=2.0))
+        assert not queue.amend(second, annotated(ct("1.3"), liver_ml=2.0))
+        assert feed(queue) == [("1.2", 3.0), ("1.3", None)]
+
+    def test_an_amendment_leaves_the_last_word_to_the_configuration_that_has_it(self, queue):
+        queue.put([new("1.2"), new("1.2", configuration="fine")])
+        settle_next(queue, annotated(ct("1.2"), liver_ml=1.0))
+        settle_next(queue, annotated(ct("1.2"), liver_ml=2.0))
+        assert queue.amend(queue.results(0, 10)[0], annotated(ct("1.2"), liver_ml=1.5))
+        assert feed(queue) == [("1.2", 1.5), ("1.2", 2.0)]
+
     # What the archive listed
 
     def test_a_listed_series_is_in_the_feed_before_anybody_has_worked_on_it(self, queue):

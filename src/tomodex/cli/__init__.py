@@ -28,6 +28,7 @@ from tomodex.cli import (
     indexing,
     privacy,
     receive,
+    reindexing,
     run,
     searching,
     segment,
@@ -77,6 +78,7 @@ GROUPS = {
     "cohort": cohorts.app,
     "config": config.app,
     "export": export.app,
+    "reindex": reindexing.app,
     "weights": weights.app,
 }
 

@@ -251,6 +251,18 @@ class Queue(Protocol):
         stays: that one was, and its UID.
         """
 
+    def renew(self, series_uids: Sequence[str], lane: Lane = "reindex") -> int:
+        """Make series that were indexed ready again, in a lane; return how many tasks it was.
+
+        What the feed has of them stands until the next result is there.
+        """
+
+    def amend(self, result: Result, annotated: AnnotatedSeries) -> bool:
+        """Put this into the feed in the place of a result, whose task stays as it is.
+
+        False if that one is in the feed no more: a worker was faster, or it was withdrawn.
+        """
+
     def audit(self, series_uid: str = "", limit: int = 100) -> Sequence[Audited]:
         """What was done to one series, or to any, newest first."""
 

@@ -372,7 +372,26 @@ class SqliteQueue:
     def retry(self, status: Status = "failed", reason: str = "") -> int:
         return self._change(say.RETRY, {"status": status, "reason": reason, "now": self._now_ms()})
 
+    def renew(self, series_uids: Sequence[str], lane: Lane = "reindex") -> int:
+        facts = {"uids": json.dumps(list(series_uids)), "lane": LANES.index(lane)}
+        return self._change(say.RENEW, {**facts, "now": self._now_ms()})
+
     # The results feed
+
+    def amend(self, result: Result, annotated: AnnotatedSeries) -> bool:
+        document = _pack(annotated)
+        with self._writing() as db:
+            rows: list[tuple[Any, ...]] = db.execute(
+                say.FROM_ON, {"sequence": result.sequence}
+            ).fetchall()
+            if not rows or rows[0][0] != result.sequence:
+                return False
+            (_, configuration, _, listed), *later = rows
+            self._publish(db, result.series_uid, configuration, document, listed)
+            # The last word on a series stays with whom it was.
+            for _, configuration, kept, listed in later:
+                self._publish(db, result.series_uid, configuration, kept, listed)
+        return True
 
     def _publish(
         self,

@@ -147,6 +147,20 @@ update task set status = 'ready', due_ms = 0, attempt = 0, token = 0, reason = '
 where status = :status and status in ('rejected', 'failed') and (:reason = '' or reason = :reason)
 """
 
+RENEW = """
+update task set status = 'ready', lane = :lane, due_ms = 0, attempt = 0, token = 0, worker = '',
+    reason = '', sentence = '', updated_ms = :now
+where status = 'completed' and series_uid in (select value from json_each(:uids))
+"""
+
+#: A result that stands, and after it those of the same series that were settled later.
+FROM_ON = """
+select sequence, configuration, document, listed from result
+where document is not null and sequence >= :sequence
+    and series_uid = (select series_uid from result where sequence = :sequence)
+order by sequence
+"""
+
 STATE = """
 select id, series, (select url from source where source.id = source_id), configuration, lane,
     status, attempt, reason, sentence, updated_ms
