@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import re
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 from typer.testing import CliRunner
 
+from tomodex.admission import Oidc, Token
 from tomodex.cli import app
 from tomodex.errors import Misconfigured
-from tomodex.settings import load_settings, origins
+from tomodex.settings import Settings, load_settings, origins
 
 
 @pytest.fixture(autouse=True)
@@ -141,3 +146,52 @@ def test_what_config_shows_of_access_is_where_the_tokens_are():
         shown = CliRunner().invoke(app, arguments, env={"TOKEN": "hunter2"})
         assert "file:token" in shown.stdout
         assert "hunter2" not in shown.stdout
+
+
+def _example() -> str:
+    shown = CliRunner().invoke(app, ["config", "example"])
+    assert shown.exit_code == 0
+    return shown.stdout
+
+
+def _names(model: type[BaseModel], prefix: str = "") -> set[str]:
+    """Every setting of a table and of the tables in it, as `serve.port`."""
+    tables = {"access.tokens": Token, "access.oidc": Oidc}
+    found: set[str] = set()
+    for name, field in model.model_fields.items():
+        path = f"{prefix}{name}"
+        inner = tables.get(path, field.annotation)
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found |= _names(inner, f"{path}.")
+        else:
+            found.add(path)
+    return found
+
+
+def _said(document: Mapping[str, object], prefix: str = "") -> set[str]:
+    """The same of a TOML file; what a site names itself is left out."""
+    found: set[str] = set()
+    for name, value in document.items():
+        path = f"{prefix}{name}"
+        if path == "access.tokens":
+            found |= {f"{path}.{key}" for token in value.values() for key in token}
+        elif isinstance(value, dict) and path not in NAMED_BY_THE_SITE:
+            found |= _said(value, f"{path}.")
+        else:
+            found.add(path)
+    return found
+
+
+NAMED_BY_THE_SITE = {"sources", "destinations", "access.oidc.roles"}
+
+
+def test_the_example_is_a_file_that_changes_nothing_as_it_is():
+    Path("tomodex.toml").write_text(_example())
+    assert load_settings() == Settings()
+
+
+def test_the_example_has_every_setting_and_each_is_one():
+    every = re.sub(r"(?m)^#(?=[\w\[])", "", _example())
+    assert _said(tomllib.loads(every)) == _names(Settings)
+    Path("tomodex.toml").write_text(every)
+    assert load_settings().access.tokens["alice"].roles == ("researcher",)

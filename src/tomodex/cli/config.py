@@ -25,5 +25,13 @@ def show(as_json: Json = False) -> None:
     print_out(tables.rows_table(("setting", "value", "from"), rows))
 
 
+@app.command()
+def example() -> None:
+    """Print a settings file to begin with: every setting, what it is for, and what to write."""
+    from importlib.resources import files
+
+    print(files("tomodex").joinpath("example.toml").read_text(), end="")
+
+
 @app.callback()
 def group() -> None: ...
