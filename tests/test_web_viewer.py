@@ -29,7 +29,9 @@ COUNTING: dict[str, Any] = {
     "GET /v1/structures": {},
     "GET /v1/stats": {},
     "GET /v1/operations": {},
+    "GET /v1/live": {},
     "GET /v1/health": {},
+    "GET /v1/ready": {},
     "GET /v1/version": {},
 }
 #: Where a viewer may ask, but for what nobody has.

@@ -7,10 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 
-from anyio import CapacityLimiter
-from anyio.to_thread import run_sync
 from fastapi import FastAPI, Request, Response
-from pydantic import BaseModel, ConfigDict
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from tomodex.admission import Askers
@@ -19,6 +16,7 @@ from tomodex.selection import load_rules
 from tomodex.settings import Settings
 from tomodex.web.answers import TOKEN, shown
 from tomodex.web.guard import Guard, Patience
+from tomodex.web.health import health_router
 from tomodex.web.identities import identities_router
 from tomodex.web.login import login_router, to_login, wants_login
 from tomodex.web.oidc import Provider
@@ -26,16 +24,13 @@ from tomodex.web.problems import PROBLEMS, Refused, answer_problems, problem
 from tomodex.web.routes import add_routes
 from tomodex.web.sessions import Sessions
 from tomodex.web.tasks import MOST_BODY_BYTES, tasks_router
-from tomodex.wiring import audit_of, cohorts_of, queue_of
+from tomodex.wiring import audit_of, cohorts_of, index_of, queue_of
 
 log = logging.getLogger(__name__)
 
 #: What a browser may call us where there is no token: else any web site could give its own name
 #: our address, and ask us through it (DNS rebinding).
 LOOPBACK_NAMES = ["localhost", "127.0.0.1", "[::1]"]
-
-#: Questions after our health that are answered at once.
-MOST_WATCHING = 2
 
 #: Security headers: answers are data, never pages that could run something.
 HEADERS = {
@@ -46,21 +41,13 @@ HEADERS = {
 }
 
 
-class Health(BaseModel):
-    """It lives, and the queue answers."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok"}]})
-
-    status: str = "ok"
-
-
 def make_app(settings: Settings) -> FastAPI:
     """The app for these settings.
 
     Raises:
         Misconfigured: the queue, the rules or a token cannot be used.
     """
-    queue, watching = queue_of(settings), CapacityLimiter(MOST_WATCHING)
+    queue = queue_of(settings)
     askers = Askers(settings.access, settings.serve.token)
     sessions = Sessions(settings.data / "sessions.db", askers, settings.access.session_h)
     provider = Provider(settings.access.oidc) if settings.access.oidc else None
@@ -83,12 +70,7 @@ def make_app(settings: Settings) -> FastAPI:
     tasks = tasks_router(settings, queue, load_rules(settings.rules))
     app.include_router(tasks, dependencies=TOKEN)
     add_routes(app, settings, cohorts_of(settings), queue)
-
-    @app.get("/v1/health", tags=["server"], summary="Whether it lives and the queue answers")
-    async def health() -> Health:
-        # On a thread of its own: whoever watches us is answered however many others wait.
-        await run_sync(queue.count, limiter=watching)
-        return Health()
+    app.include_router(health_router(queue, index_of(settings)))
 
     @app.get(
         "/v1/version",

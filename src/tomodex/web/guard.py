@@ -27,7 +27,7 @@ from tomodex.web.problems import Refused, refusal_of
 from tomodex.web.sessions import COOKIE, Session, Sessions, fits
 
 #: What may be asked by anybody: whether it lives, and what a login page needs.
-OPEN = ("/v1/health", "/login", "/login/provider", "/login/callback")
+OPEN = ("/v1/live", "/v1/health", "/v1/ready", "/login", "/login/provider", "/login/callback")
 OPEN_FOLDER = "/static/"
 
 #: Methods that change nothing (RFC 9110 9.2.1).
