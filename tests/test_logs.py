@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tomodex.errors import Unavailable
 from tomodex.logs import log_to_stderr
 
 
@@ -14,8 +15,10 @@ from tomodex.logs import log_to_stderr
 def _restored():
     logger = logging.getLogger("tomodex")
     before = logger.handlers[:], logger.level, logger.propagate
+    last = logging.lastResort
     yield
     logger.handlers[:], logger.level, logger.propagate = before
+    logging.lastResort = last
 
 
 def test_a_line_is_one_json_object_with_the_facts_beside_the_event(capsys):
@@ -40,13 +43,54 @@ def test_what_is_below_the_level_is_not_written(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_bug_brings_its_traceback(capsys):
+def test_a_bug_brings_its_places_and_not_what_it_quotes(capsys):
     log_to_stderr("info")
     try:
-        raise KeyError("gizzard")
+        raise KeyError("DOE^JOHN")
     except KeyError:
         logging.getLogger("tomodex").exception("failed")
-    assert "gizzard" in json.loads(capsys.readouterr().err)["traceback"]
+    err = capsys.readouterr().err
+    assert "DOE" not in err
+    *places, kind = json.loads(err)["traceback"]
+    assert places[0].startswith("test_logs.py:")
+    assert kind == "KeyError"
+
+
+def test_an_error_of_ours_is_quoted(capsys):
+    log_to_stderr("info")
+    try:
+        raise Unavailable("no answer within 30 s")
+    except Unavailable:
+        logging.getLogger("tomodex").exception("failed")
+    assert json.loads(capsys.readouterr().err)["traceback"][-1] == (
+        "Unavailable: no answer within 30 s"
+    )
+
+
+def test_a_person_may_have_words_instead_in_one_line(capsys):
+    log_to_stderr("info", "text")
+    facts = {"series_uid": "1.2", "sentence": "a\nb"}
+    logging.getLogger("tomodex.worker").warning("ready", extra=facts)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("warning tomodex.worker ready series_uid=1.2 sentence=a b")
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_of_what_a_library_says_only_its_place_is_written(form) -> None:
+    program = (
+        "import logging; from tomodex.logs import log_to_stderr;"
+        f"log_to_stderr('warning', '{form}');"
+        "logging.getLogger('pydicom').warning(\"Invalid PN 'DOE^JOHN'\");"
+        "logging.getLogger('pydicom').info('nothing')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    (line,) = done.stderr.decode().splitlines()
+    assert "DOE" not in line
+    assert "library" in line
+    if form == "json":
+        said = json.loads(line)
+        assert (said["logger"], said["level"]) == ("pydicom", "warning")
+        assert said["place"] == "<string>:1"
 
 
 def test_a_warning_of_a_library_is_not_printed_with_the_value_that_it_quotes() -> None:

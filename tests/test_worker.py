@@ -300,6 +300,8 @@ def dangerous(task):
         os.kill(os.getpid(), signal.SIGKILL)
     if task.series.series_uid.startswith("slow"):
         time.sleep(60)
+    if task.series.series_uid.startswith("takes 2 s"):
+        time.sleep(2)
     return annotated(task.series)
 
 
@@ -440,6 +442,28 @@ def test_workers_give_back_what_they_hold_when_all_is_to_end(tmp_path, monkeypat
     )
     (state,) = queue.states("slow")
     assert (state.status, state.attempt) == ("ready", 0)
+
+
+@pytest.mark.parametrize(("finish_s", "status"), [(30.0, "completed"), (0.0, "ready")])
+def test_workers_that_are_told_to_end_may_finish_for_as_long_as_is_set(tmp_path, finish_s, status):
+    url = f"sqlite://{tmp_path}/tomodex.db"
+    queue = SqliteQueue(url)
+    queue.put([new("takes 2 s")])
+
+    def told_to_end() -> None:
+        if ("on-demand", "in-progress") in queue.count():
+            raise worker.Leave(143)
+
+    with pytest.raises(worker.Leave):
+        run_workers(
+            1,
+            partial(index_all, url),
+            bury=queue.bury,
+            finished=lambda: False,
+            progress=told_to_end,
+            finish_s=finish_s,
+        )
+    assert status_of(queue, "takes 2 s") == status
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")

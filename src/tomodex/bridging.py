@@ -370,7 +370,7 @@ def opened_bridge(settings: Settings) -> Iterator[Bridging]:
 
 def be_bridge(settings: Settings, name: str, stop: Stop) -> None:
     """What the process beside the workers does."""
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level, settings.log_format)
     with opened_bridge(settings) as bridge:
         while not stop():
             try:

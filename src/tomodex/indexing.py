@@ -122,7 +122,7 @@ def work_off(settings: Settings, queue: Queue, delivery: Delivery, progress: Pro
 
 def be_worker(settings: Settings, worker: str, stop: Stop) -> None:
     """What each worker process does."""
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level, settings.log_format)
     bounds = bounds_of(settings)
     work(
         queue_of(settings),

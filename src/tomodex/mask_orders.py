@@ -272,7 +272,7 @@ def require_placeable(settings: Settings, order: Order, asker: Asker) -> None:
 
 def be_maker(settings: Settings, name: str, stop: Stop) -> None:
     """What the process does that makes the masks of orders."""
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level, settings.log_format)
     operations, maker = operations_of(settings), Maker(settings)
     while not stop():
         if not make_next(operations, maker.make):

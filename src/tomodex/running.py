@@ -67,6 +67,7 @@ def run(settings: Settings, beside: Sequence[Beside] = ()) -> None:
             finished=lambda: False,
             progress=partial(_go_round, delivery),
             beside=[partial(be_lister, settings), partial(be_maker, settings), *beside],
+            finish_s=settings.finish_s,
         )
 
 
@@ -171,7 +172,7 @@ class Lister:
 
 def be_lister(settings: Settings, name: str, stop: Stop) -> None:
     """What the process beside the workers does."""
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level, settings.log_format)
     lister = Lister(settings)
     while not stop():
         try:

@@ -110,6 +110,12 @@ class Settings(BaseSettings):
         description="A series may take this many times what its size lets expect, and "
         "`deadline_s`; 0: any time.",
     )
+    finish_s: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds that workers may finish their series when `tomodex run` is told to "
+        "end; then they give them back.",
+    )
     memory_gib: float = Field(
         0.0,
         ge=0,
@@ -140,7 +146,10 @@ class Settings(BaseSettings):
         Bridge(), description="`tomodex bridge`: the IMPETUS CT Indexer's topics in Kafka."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "warning", description="What is written to stderr, as JSON lines."
+        "warning", description="What is written to stderr."
+    )
+    log_format: Literal["json", "text"] = Field(
+        "json", description="How: a JSON object a line, or words for a person."
     )
 
     @field_validator("sources", "destinations")

@@ -315,6 +315,7 @@ def run_workers(
     finished: Stop,
     progress: Callable[[], None],
     beside: Sequence[Main] = (),
+    finish_s: float = 0.0,
 ) -> None:
     """Keep so many workers at work until `finished`, then let them end.
 
@@ -327,6 +328,8 @@ def run_workers(
         finished: asked some times a second; workers that all have returned are enough too.
         progress: called as often.
         beside: what else is kept at work in the same way, each in a process of its own.
+        finish_s: how long workers may finish what they hold when this process is asked to end;
+            then they give it back.
 
     Raises:
         Misconfigured: a worker's settings are wrong, or workers end again and again before they
@@ -339,6 +342,9 @@ def run_workers(
             progress()
             time.sleep(POLL_S)
         patience_s = FINISH_S
+    except Leave:
+        patience_s = finish_s
+        raise
     finally:
         _end(places, patience_s, bury)
     progress()

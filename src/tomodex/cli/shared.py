@@ -56,7 +56,7 @@ def settings_of_run(**options: Any) -> Settings:
     from tomodex.settings import load_settings
 
     settings = load_settings(**given | options)
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level, settings.log_format)
     return settings
 
 

@@ -223,7 +223,7 @@ def _listen(settings: Settings, pipe: Connection) -> None:
     # Ctrl-C and systemd reach every process; the one that started us says when to end.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level, settings.log_format)
     from tomodex.receiving.listener import Counts, listening
 
     counts = Counts()
