@@ -25,6 +25,7 @@ from tomodex.indexes.elasticsearch.documents import (
     signed,
     unsigned,
 )
+from tomodex.indexes.elasticsearch.order import words_of
 from tomodex.search import And, Has, Interval, Or, Query, Shows, parse
 from tomodex.terminology import load_terminology
 
@@ -68,12 +69,59 @@ def test_keys_keep_all_their_bits(key: int):
     assert unsigned(signed(key)) == key
 
 
-def test_what_compares_structures_runs_only_where_they_are_shown():
-    clause = asked("pancreas between heart and sacrum")
+def scripts_of(clause: object) -> list[Any]:
+    """Every script in a clause."""
+    match clause:
+        case {"script": {"script": script}}:
+            return [script]
+        case dict():
+            return [script for part in clause.values() for script in scripts_of(part)]
+        case list():
+            return [script for part in clause for script in scripts_of(part)]
+    return []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "left autochthon between heart and L1",
+        "aorta complete between heart and sacrum",
+        "kidney between any T9..T12 and any L1..L4 complete",
+        "all L2..L4 between rib and sacrum volume > 100",
+        "not (heart above liver mean 40..60 HU) or kidney below rib",
+    ],
+)
+def test_places_are_found_without_a_script(text: str):
+    assert not scripts_of(asked(text))
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "words"),
+    [
+        ((0, 10), (30, 40), ["a<<b"]),
+        ((0, 10), (11, 40), ["a<b"]),  # they miss each other by the tolerance
+        ((0, 10), (9, 40), ["a<b"]),  # or overlap by it
+        ((0, 10), (8.9, 40), []),
+        ((0, 10), (11.1, 40), ["a<<b"]),
+        ((0, 1), (0, 1), ["a<a", "a<b", "b<a", "b<b"]),  # no thicker than the tolerance
+    ],
+)
+def test_what_ends_below_what_is_a_word(
+    lower: tuple[float, float], upper: tuple[float, float], words: list[str]
+):
+    assert sorted(words_of({"a": lower, "b": upper})) == words
+
+
+def test_a_series_without_structures_has_no_words():
+    assert words_of({}) == []
+
+
+def test_what_takes_too_many_words_is_a_script_where_the_structures_are_shown():
+    clause = asked("vertebra between rib and rib")
     *candidates, script = clause["bool"]["filter"]
-    names = [c["bool"]["should"][0]["term"]["shown"] for c in candidates]
-    assert sorted(names) == ["heart", "pancreas", "sacrum"]
+    assert all("rib_left_1" in c["terms"]["shown"] for c in candidates[1:])
     assert script["script"]["script"]["params"]["place"] == "between"
+    assert len(json.dumps(clause)) < 20_000
 
 
 def test_no_value_is_part_of_a_script_or_a_pattern():
@@ -81,9 +129,11 @@ def test_no_value_is_part_of_a_script_or_a_pattern():
     assert clause["bool"]["filter"][1]["bool"]["should"][0]["wildcard"] == {
         "a.Manufacturer.folded": {"value": r"*a\*\?\\b*"}
     }
-    first, second = (asked(f"liver volume > {n} above sacrum") for n in (1, 2))
-    sources = [c["bool"]["filter"][-1]["script"]["script"]["source"] for c in (first, second)]
-    assert sources[0] == sources[1]  # so the server compiles it once
+    (first,), (second,) = (
+        scripts_of(asked(f"vertebra volume > {n} between rib and rib")) for n in (1, 2)
+    )
+    assert first["source"] == second["source"]  # so the server compiles it once
+    assert first["params"] != second["params"]
 
 
 def test_an_alternative_of_nothing_finds_nothing():

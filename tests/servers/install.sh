@@ -32,12 +32,7 @@ fi
 # First of what is Java: it installs a JDK and Maven where there are none.
 sh "$here/java/install.sh"
 
-opensearch=$servers/opensearch-2.19.1 # as in tests/servers/opensearch.py
-if [ ! -f "$opensearch/Node.class" ]; then
-    rm -rf "$opensearch"
-    mvn --quiet --batch-mode --file "$here/opensearch/pom.xml" dependency:copy-dependencies -DoutputDirectory="$opensearch"
-    javac -cp "$opensearch/*" -d "$opensearch" "$here/opensearch/Node.java"
-fi
+sh "$here/opensearch/install.sh"
 
 kafka=$servers/kafka-4.1.0 # as in tests/servers/kafka.py
 if [ ! -f "$kafka/complete" ]; then

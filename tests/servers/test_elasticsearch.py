@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from tests.contracts.index import QUERIES, IndexContract, archive, asked
+from tests.contracts.index import QUERIES, IndexContract, _series, _term, archive, asked
 from tests.servers.opensearch import running_opensearch
 from tomodex.errors import Misconfigured, Unavailable
 from tomodex.indexes import elasticsearch as adapter
 from tomodex.indexes.duckdb import DuckDBIndex
-from tomodex.indexes.elasticsearch import ElasticsearchIndex
-from tomodex.search import FIELDS
+from tomodex.indexes.elasticsearch import ElasticsearchIndex, conditions
+from tomodex.search import FIELDS, Query
 
 pytestmark = pytest.mark.server
 
-#: Every third search of the contract, as each is made with all facets here.
-TEXTS = QUERIES[::3]
+#: Series that both indexes are filled with, and searches besides those of the contract.
+MANY, DRAWN = 3000, 40
+
+#: Every one of so many searches is made with all facets, each of which is counted by patients.
+FACETED = 12
 
 
-class TestElasticsearchIndex(IndexContract):
+#: Searches of the contract that compare structures.
+PLACED = [text for text in QUERIES if {"above", "below", "between"} & set(text.split())]
+
+
+class OnServer(IndexContract):
+    def test_structures_are_compared_by_a_script_where_words_are_too_many(
+        self, filled: ElasticsearchIndex, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = {text: filled.search(asked(text), limit=1000) for text in PLACED}
+        assert any(page.series for page in found.values())
+        monkeypatch.setattr(conditions, "MOST_CLAUSES", 0)
+        assert found == {text: filled.search(asked(text), limit=1000) for text in PLACED}
+
+
+class TestElasticsearchIndex(OnServer):
+    """OpenSearch 2."""
+
     @pytest.fixture
     def index(self, search_server: str) -> Iterator[ElasticsearchIndex]:
         index = ElasticsearchIndex(f"{search_server}/tomodex-{uuid4().hex}?refresh=true")
@@ -71,14 +92,67 @@ def test_what_was_written_is_there_after_the_server_was_killed(tmp_path: Path) -
         again.close()
 
 
-def test_both_indexes_answer_alike(search_server: str) -> None:
+class TestNewerIndex(OnServer):
+    """OpenSearch 3, several shards."""
+
+    @pytest.fixture
+    def index(self, newer_search_server: str) -> Iterator[ElasticsearchIndex]:
+        url = f"{newer_search_server}/tomodex-{uuid4().hex}?refresh=true&shards=3"
+        index = ElasticsearchIndex(url)
+        yield index
+        index.close()
+
+    def test_doctor_learns_which_server_it_is(self, filled: ElasticsearchIndex) -> None:
+        said = {probe.subject: probe.sentence for probe in filled.probe()}
+        assert said["search server"].startswith("opensearch 3.")
+
+
+@pytest.fixture(scope="module")
+def both(newer_search_server: str) -> Iterator[tuple[DuckDBIndex, ElasticsearchIndex]]:
+    """The embedded index and one on a server, of the same few thousand series."""
+    dice = random.Random(13)
+    series = [_series(number, dice) for number in range(MANY)]
     embedded = DuckDBIndex("duckdb:")
-    served = ElasticsearchIndex(f"{search_server}/tomodex-{uuid4().hex}?refresh=true")
+    served = ElasticsearchIndex(f"{newer_search_server}/both?refresh=true&shards=2")
+    served.clear()
     for index in (embedded, served):
-        index.write(archive())
-    for text in TEXTS:
-        one, other = (index.search(asked(text), limit=10) for index in (embedded, served))
-        assert one == other, text
-        assert embedded.cells(asked(text), FIELDS) == served.cells(asked(text), FIELDS), text
+        for start in range(0, MANY, 500):
+            index.write(series[start : start + 500])
+    yield embedded, served
     embedded.close()
     served.close()
+
+
+def test_both_indexes_answer_alike(both: tuple[DuckDBIndex, ElasticsearchIndex]) -> None:
+    embedded, served = both
+    dice = random.Random(17)
+    drawn = [Query(text="", term=_term(dice, 3)) for _ in range(DRAWN)]
+    found = 0
+    for number, query in enumerate([*map(asked, QUERIES[::2]), *drawn]):
+        one, other = (index.search(query, limit=10) for index in both)
+        assert one == other, query
+        assert embedded.crowd(query) == served.crowd(query), query
+        if number % FACETED == 0:
+            assert embedded.cells(query, FIELDS) == served.cells(query, FIELDS), query
+        found += one.series > 0
+    assert found > 0.7 * (len(QUERIES[::2]) + DRAWN)
+
+
+@pytest.mark.parametrize(
+    ("text", "scripted"),
+    [
+        ("left autochthon between heart and L1", False),
+        ("kidney between any T9..T12 and any L1..L4 complete", False),
+        ("all kidney above sacrum volume > 100", False),
+        ("vertebra between rib and rib", True),
+    ],
+)
+def test_a_server_runs_no_script_for_places_but_of_large_groups(
+    both: tuple[DuckDBIndex, ElasticsearchIndex], text: str, scripted: bool
+) -> None:
+    embedded, served = both
+    body = {"query": conditions.clause_of(asked(text).term), "profile": True, "size": 0}
+    with served._server.asked() as client:
+        answer = client.search(index="both", body={**body, "track_total_hits": True})
+    assert answer["hits"]["total"]["value"] == embedded.search(asked(text)).series > 0
+    assert ("ScriptQuery" in json.dumps(answer["profile"])) == scripted

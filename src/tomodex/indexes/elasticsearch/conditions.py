@@ -1,16 +1,19 @@
 """Turns a term of a query into a clause of the Query DSL.
 
-What compares two structures of one series is decided by a script, because the Query DSL cannot
-compare two fields; it runs only on series that show the structures at all.
+What compares two structures of one series is found by the words of `order.py`. Only where large
+groups are compared, which would take more words than a server looks for at once, a script decides
+on every series that shows the structures at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 
 import numpy as np
 
 from tomodex.errors import BadQuery
+from tomodex.indexes.elasticsearch.order import is_below, lies_between
 from tomodex.search import (
     ASKABLE,
     IDENTIFIERS,
@@ -29,6 +32,7 @@ from tomodex.search import (
 )
 
 Clause = Mapping[str, object]
+Place = Above | Below | Between
 
 ALWAYS: Clause = {"match_all": {}}
 NEVER: Clause = {"match_none": {}}
@@ -38,6 +42,9 @@ UIDS = dict(zip(IDENTIFIERS, ("series_uid", "study_uid"), strict=True))
 
 #: Fields of structures that are so, by what is asked.
 SHOWN = {"any": "shown", "complete": "complete", "cut": "cut"}
+
+#: Clauses of one search: servers take 1,024, or more.
+MOST_CLAUSES = 1000
 
 #: Painless, for Elasticsearch and OpenSearch alike. Lengths are floats, as they are stored.
 PLACED = """
@@ -57,8 +64,8 @@ boolean shows(def doc, def asked, String name) {
 float bottom(def doc, String name) { return (float) doc['m.' + name + '.b'].value; }
 float top(def doc, String name) { return (float) doc['m.' + name + '.t'].value; }
 boolean stretch(float bottom, float top, float from, float to, float room) {
-  return from <= to + room && ((bottom >= from - room && top <= to + room)
-    || (bottom <= from + room && top >= to - room));
+  return from <= to + room && ((from <= bottom + room && top <= to + room)
+    || (from >= bottom - room && to - room <= top));
 }
 boolean placed(def doc, def params, String name) {
   float b = bottom(doc, name);
@@ -66,7 +73,7 @@ boolean placed(def doc, def params, String name) {
   float room = (float) params.room;
   for (one in params.one.names) {
     if (!shows(doc, params.one, one)) { continue; }
-    if (params.place == 'above' && b >= top(doc, one) - room) { return true; }
+    if (params.place == 'above' && top(doc, one) <= b + room) { return true; }
     if (params.place == 'below' && t <= bottom(doc, one) + room) { return true; }
     if (params.place != 'between') { continue; }
     for (other in params.other.names) {
@@ -93,21 +100,36 @@ def clause_of(term: Term | None) -> Clause:
     Raises:
         BadQuery: an attribute is unknown, or compared with what it cannot be.
     """
+    clause = _clause(term, _worded)
+    return clause if _size(clause) <= MOST_CLAUSES else _clause(term, _scripted)
+
+
+def _clause(term: Term | None, placed: Callable[[Place], Clause]) -> Clause:
     match term:
         case None:
             return ALWAYS
         case And(terms=terms):
-            return _every([clause_of(part) for part in terms])
+            return _every([_clause(part, placed) for part in terms])
         case Or(terms=terms):
-            return _some([clause_of(part) for part in terms])
+            return _some([_clause(part, placed) for part in terms])
         case Not(term=part):
             known = [{"term": {"a.segmented": "yes"}}] if is_anatomical(part) else []
-            return {"bool": {"filter": known, "must_not": [clause_of(part)]}}
+            return {"bool": {"filter": known, "must_not": [_clause(part, placed)]}}
         case Has():
             return _has(term)
         case Shows():
             return _shows(term)
-    return _placed(term)
+    return placed(term)
+
+
+def _size(clause: object) -> int:
+    """How many clauses a server counts in one."""
+    match clause:
+        case {"bool": dict(parts)}:
+            return sum(map(_size, parts.values()))
+        case list():
+            return sum(map(_size, clause))
+    return int(isinstance(clause, dict))
 
 
 def _every(clauses: Sequence[Clause]) -> Clause:
@@ -167,6 +189,8 @@ def _ends(interval: Interval) -> Mapping[str, float | str]:
 
 
 def _shows(shows: Shows) -> Clause:
+    if shows.match == "any" and not _is_measured(shows) and shows.structures:
+        return {"terms": {SHOWN[shows.completeness]: list(shows.structures)}}
     clauses = [_one(shows, name) for name in shows.structures]
     return _every(clauses) if shows.match == "all" and clauses else _some(clauses)
 
@@ -179,7 +203,41 @@ def _one(shows: Shows, name: str) -> Clause:
     return _every(clauses) if len(clauses) > 1 else clauses[0]
 
 
-def _placed(term: Above | Below | Between) -> Clause:
+def _is_measured(shows: Shows) -> bool:
+    return bool(shows.volume_ml or shows.mean_hu)
+
+
+def _worded(term: Place) -> Clause:
+    """Which series have words that say so."""
+    clauses = [
+        _every([_one(term.subject, name), _some(_relations(term, name))])
+        for name in term.subject.structures
+    ]
+    return _every(clauses) if term.subject.match == "all" and clauses else _some(clauses)
+
+
+def _relations(term: Place, subject: str) -> list[Clause]:
+    """What may be so, any of it, for one structure to lie where it should."""
+    match term:
+        case Above(landmark=landmark):
+            return [_known(landmark, one, is_below(one, subject)) for one in landmark.structures]
+        case Below(landmark=landmark):
+            return [_known(landmark, one, is_below(subject, one)) for one in landmark.structures]
+    pairs = product(term.one.structures, term.other.structures)
+    return [
+        _known(term.one, one, _known(term.other, other, lies_between(subject, *ends)))
+        for one, other in pairs
+        for ends in ((one, other), (other, one))
+    ]
+
+
+def _known(shows: Shows, name: str, clause: Clause) -> Clause:
+    """The clause, which says itself that the structure is shown, of one that is as asked."""
+    asked = shows.completeness != "any" or _is_measured(shows)
+    return _every([_one(shows, name), clause]) if asked else clause
+
+
+def _scripted(term: Place) -> Clause:
     match term:
         case Above(subject=subject, landmark=one):
             place, roles = "above", {"subject": subject, "one": one}

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from tomodex.annotation import AnnotatedSeries
+from tomodex.indexes.elasticsearch.order import FIELD as BELOW
+from tomodex.indexes.elasticsearch.order import words_of
 from tomodex.instance import Kind
 from tomodex.search import SEARCHABLE, Seen, attributes_of
 from tomodex.search.keys import key_of
@@ -40,6 +42,8 @@ _FIELDS: Mapping[Kind, Mapping[str, object]] = {
 
 MAPPINGS: Mapping[str, object] = {
     "dynamic": "strict",
+    # Looked for, and made anew with every document.
+    "_source": {"excludes": [BELOW]},
     # v volume in ml, h mean HU, b and t lower and upper end in mm.
     "dynamic_templates": [{"measurement": {"path_match": "m.*.*", "mapping": {"type": "float"}}}],
     "properties": {
@@ -54,6 +58,7 @@ MAPPINGS: Mapping[str, object] = {
         "shown": {"type": "keyword"},
         "complete": {"type": "keyword"},
         "cut": {"type": "keyword"},
+        BELOW: {"type": "keyword", "doc_values": False},
         "a": {
             "dynamic": "strict",
             "properties": {keyword: _FIELDS[kind] for keyword, kind in SEARCHABLE.items()},
@@ -88,6 +93,7 @@ def document_of(annotated: AnnotatedSeries) -> Document:
         "shown": sorted(shown),
         "complete": sorted(whole),
         "cut": sorted(shown.keys() - whole),
+        BELOW: words_of({n: (m.box_min_mm[2], m.box_max_mm[2]) for n, m in shown.items()}),
         "a": _attributes(attributes_of(annotated)),
         "m": {
             name: {"v": m.volume_ml, "h": m.mean_hu, "b": m.box_min_mm[2], "t": m.box_max_mm[2]}

@@ -1,0 +1,44 @@
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import org.codelibs.opensearch.runner.node.OpenSearchRunnerNode;
+import org.opensearch.common.settings.Settings;
+import org.opensearch.node.InternalSettingsPreparer;
+import org.opensearch.plugins.Plugin;
+
+/** OpenSearch with one node, of version 2 or 3: `SearchNode NAME=SETTING...`. */
+public class SearchNode {
+    /** What the server is made of, without "Plugin" or, from version 3 on, "ModulePlugin". */
+    private static final List<String> MODULES =
+            List.of(
+                    "org.opensearch.transport.Netty4",
+                    "org.opensearch.painless.Painless",
+                    "org.opensearch.analysis.common.CommonAnalysis",
+                    "org.opensearch.index.reindex.Reindex",
+                    "org.opensearch.index.mapper.MapperExtras");
+
+    public static void main(String[] given) throws Exception {
+        Settings.Builder settings = Settings.builder();
+        for (String one : given) {
+            String[] parts = one.split("=", 2);
+            settings.put(parts[0], parts[1]);
+        }
+        List<Class<? extends Plugin>> plugins = new ArrayList<>();
+        for (String module : MODULES) {
+            plugins.add(plugin(module));
+        }
+        var environment =
+                InternalSettingsPreparer.prepareEnvironment(
+                        settings.build(), Map.of(), null, () -> "one");
+        new OpenSearchRunnerNode(environment, plugins).start();
+        Thread.currentThread().join();
+    }
+
+    private static Class<? extends Plugin> plugin(String module) throws ClassNotFoundException {
+        try {
+            return Class.forName(module + "ModulePlugin").asSubclass(Plugin.class);
+        } catch (ClassNotFoundException older) {
+            return Class.forName(module + "Plugin").asSubclass(Plugin.class);
+        }
+    }
+}
