@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -305,7 +304,19 @@ def test_a_login_leads_nowhere_else(guarded, after):
 def test_what_is_shown_on_the_login_page_cannot_break_out_of_it(guarded):
     page = guarded.get("/login", params={"next": '/"><script>alert(1)</script>'}).text
     assert "<script>" not in page
-    assert re.search(r'value="/&quot;&gt;&lt;script', page)
+    assert 'value="/&#34;&gt;&lt;script' in page
+
+
+def test_the_login_page_may_load_its_style_and_nothing_of_others(guarded):
+    policy = guarded.get("/login").headers["Content-Security-Policy"]
+    assert "style-src 'self'" in policy
+    assert "default-src 'none'" in policy
+
+
+def test_of_who_is_not_known_no_more_is_read_than_a_login_takes(guarded):
+    answer = log_in(guarded, "x" * 2**16)
+    assert answer.status_code == 413
+    assert answer.json()["type"] == "urn:tomodex:problem:too-long"
 
 
 def test_guessing_tokens_is_slowed_down(guarded):

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-from html import escape
 from http import HTTPStatus
 from typing import Annotated, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import RedirectResponse
 
 from tomodex.admission import Askers, seal_of
 from tomodex.auditlog import Audit
 from tomodex.web.guard import Patience, address_of, form_of
 from tomodex.web.oidc import Provider, new_attempt
+from tomodex.web.pages.rendering import render_alone
 from tomodex.web.problems import Refused
 from tomodex.web.sessions import ATTEMPT_COOKIE, COOKIE, Sessions
 
@@ -24,30 +24,8 @@ log = logging.getLogger(__name__)
 #: Logins of one address a second; a person who mistypes is not held up, a program that guesses is.
 LOGINS_PER_SECOND = 2.0
 
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Log in - Tomodex</title>
-<link rel="stylesheet" href="/static/tomodex.css">
-<main class="login">
-<h1>Tomodex</h1>
-{complaint}
-<form method="post" action="/login">
-<p><label for="token">Your token</label>
-<input id="token" name="token" type="password" autocomplete="current-password" required autofocus>
-<input name="next" type="hidden" value="{after}">
-<button>Log in</button></p>
-</form>
-{provider}
-</main>
-</html>
-"""
-
-ONWARD = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Logged in - Tomodex</title>
-<meta http-equiv="refresh" content="0;url={after}"><a href="{after}">Go on</a></html>
-"""
+#: A token, and where the login leads, as a form writes them. Nobody is known yet who sends more.
+MOST_FORM_BYTES = 32 * 2**10
 
 
 def login_router(
@@ -67,7 +45,7 @@ def login_router(
     @router.post("/login")
     async def log_in(request: Request) -> Response:
         patience.require(address_of(request))
-        form = form_of(await request.body())
+        form = form_of(await _short_body(request))
         token, after = form.get("token", "").strip(), form.get("next", "/")
         asker = askers.of_token(token)
         if asker is None:
@@ -92,6 +70,21 @@ def login_router(
         return answer
 
     return router
+
+
+async def _short_body(request: Request) -> bytes:
+    """The body, of which no more is read than a login takes.
+
+    Raises:
+        Refused: it is longer (413).
+    """
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > MOST_FORM_BYTES:
+            sentence = f"a login takes {MOST_FORM_BYTES:,} bytes at most"
+            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-long", sentence)
+    return bytes(body)
 
 
 def _add_provider(
@@ -126,7 +119,7 @@ def _add_provider(
         audit.write(asker, "login")
         # A page that goes on by itself: a browser sends no strict cookie along a way that began
         # at another site.
-        answer = HTMLResponse(ONWARD.format(after=escape(begun[1])))
+        answer = render_alone("onward.html", HTTPStatus.OK, after=begun[1])
         give_cookie(request, answer, sessions.begin(asker))
         answer.delete_cookie(ATTEMPT_COOKIE, path="/")
         return answer
@@ -134,13 +127,13 @@ def _add_provider(
 
 def login_page(after: str, complaint: str = "", *, offered: bool = False) -> Response:
     """The form; `after` is where a login leads, `offered` adds the provider's."""
-    link = f'<p><a href="/login/provider?next={quote(local_path(after), safe="")}">'
-    page = PAGE.format(
-        after=escape(local_path(after)),
-        complaint=f'<p role="alert">{escape(complaint)}</p>' if complaint else "",
-        provider=f"{link}Log in with your hospital account</a></p>" if offered else "",
+    return render_alone(
+        "login.html",
+        HTTPStatus.UNAUTHORIZED if complaint else HTTPStatus.OK,
+        after=local_path(after),
+        complaint=complaint,
+        offered=offered,
     )
-    return HTMLResponse(page, HTTPStatus.UNAUTHORIZED if complaint else HTTPStatus.OK)
 
 
 def wants_login(request: Request, refused: Refused) -> bool:

@@ -66,13 +66,23 @@ def render(
     return HTMLResponse(text, status, HEADERS)
 
 
+def render_alone(template: str, status: HTTPStatus, **facts: object) -> Response:
+    """A page for who is not known yet, with nothing around it."""
+    return HTMLResponse(_environment().get_template(template).render(**facts), status, HEADERS)
+
+
 def redirect(path: str) -> Response:
     """The way to another of our pages, also after a form was sent."""
     return RedirectResponse(path, HTTPStatus.SEE_OTHER)
 
 
 class PageRoute(APIRoute):
-    """A route whose errors are pages too."""
+    """A route whose errors are pages too, and that says of a page what it would be (HEAD)."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        methods = set(self.methods or ())
+        self.methods = methods | {"HEAD"} if "GET" in methods else methods
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         answer = super().get_route_handler()
