@@ -73,11 +73,11 @@ def test_a_question_without_one_part_still_demands_all_others(question):
         ("contrast = *", "Contrast agent: any"),
         ("liver volume > 1.5 l", "Liver, over 1500 ml"),
         ("liver mean 20..60 HU", "Liver, mean 20 to 60 HU"),
-        ("not prostate", "not Prostate"),
-        ("liver or spleen", "Liver or Spleen"),
-        ("all kidney", "all kidney"),
-        ("spleen above left kidney", "Spleen above Left kidney"),
-        ("not (liver and spleen)", "not (Liver and Spleen)"),
+        ("not prostate", "Not prostate"),
+        ("liver or spleen", "Liver or spleen"),
+        ("all kidney", "All kidney"),
+        ("spleen above left kidney", "Spleen above left kidney"),
+        ("not (liver and spleen)", "Not (liver and spleen)"),
     ],
 )
 def test_a_label_says_it_in_plain_words(question, label):
@@ -89,7 +89,7 @@ def test_structures_that_no_person_named_are_named_up_to_three():
     (shows,) = parts(term_of("any (heart, kidney_left, liver, spleen, sacrum)"))
     unnamed = Query(text="", term=type(shows)(structures=tuple(sorted(names))))
     (chip,) = chips_of(unnamed, TERMS)
-    assert chip.label == "any of Heart, Left kidney, Liver and 2 more"
+    assert chip.label == "Any of heart, left kidney, liver and 2 more"
     assert term_of(chip.text) == unnamed.term
 
 

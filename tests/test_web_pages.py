@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from tests.annotated import LIVER
 from tests.contracts.queue import settle_next
 from tests.corpus import corpus
-from tomodex.access import OWNER
+from tomodex.access import OWNER, Asker
 from tomodex.cohorts import Cohorts
 from tomodex.doors import Serve
 from tomodex.logbook import Logbook, Stretch
@@ -35,6 +35,7 @@ from tomodex.web.pages.body import views_of
 from tomodex.web.pages.calendar import years_of
 from tomodex.web.pages.drawing import SHAPES
 from tomodex.web.pages.edits import Question, demands, question_of, with_intervals
+from tomodex.web.pages.operations import eta_s
 from tomodex.web.pages.refining import refinements_of
 from tomodex.web.pages.rendering import size, span
 from tomodex.web.pages.search import EXAMPLES
@@ -119,6 +120,14 @@ def test_a_page_has_nothing_that_its_policy_forbids(client, path):
         r"<script(?![^>]* src=)|<style|\sstyle=|\son[a-z]+=|javascript:", answer.text
     )
     assert not re.search(r"<(?:script|link|img)[^>]*(?:src|href)=\"(?!/static/)", answer.text)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_that_is_only_asked_about_has_the_same_status_and_policy(client, path):
+    whole, head = client.get(path), client.head(path)
+    assert head.status_code == whole.status_code
+    name = "content-security-policy"
+    assert head.headers[name] == whole.headers[name]
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -517,6 +526,21 @@ def test_failures_are_grouped_and_tried_again(folder, client):
     assert [s.status for s in queue.states("1.2.9.1")] == ["ready"]
 
 
+@pytest.mark.parametrize(
+    ("left", "hour", "day", "seconds"),
+    [
+        (0, 10, 10, None),  # nothing is left
+        (50, 0, 0, None),  # it stands
+        (50, 100, 900, 1_800),  # soon, at the pace of now
+        (9_000, 100, 900, 864_000),  # days, with the hours in which nothing may be asked
+        (9_000, 100, 100, 324_000),  # it has only begun
+        (9_000, 0, 900, 864_000),  # not in these hours
+    ],
+)
+def test_a_lane_says_when_it_will_be_done_at_its_pace(left, hour, day, seconds):
+    assert eta_s(left, hour, day) == seconds
+
+
 def test_the_days_of_an_archive_are_drawn_by_year():
     stretches = [
         Stretch(first=date(2020, 12, 31), last=date(2021, 1, 1), status="listed", found=20),
@@ -571,6 +595,17 @@ def test_a_viewer_learns_counts_and_sees_no_series(folder):
         assert "1.2.8" not in answer.text
 
 
+def test_a_viewer_who_asks_too_finely_is_told_what_may_be_asked(folder):
+    said = text_of(client_of(folder, "viewer").get("/?q=SliceThickness+%3C+1.3").text)
+    assert "in steps of 0.25. Such as 1.25" in said
+
+
+def test_a_viewer_is_not_told_that_none_is_whole(folder, cohorts):
+    viewer = Asker(name="vera", roles=frozenset({"viewer"}))
+    found = refinements_of(cohorts, viewer, question("liver"))
+    assert {choice.count for choice in found.wholeness[0].choices} == {None}
+
+
 def test_few_patients_and_none_look_the_same_to_a_viewer(folder):
     viewer = client_of(folder, "viewer")
 
@@ -589,6 +624,7 @@ def test_an_operator_sees_operations_and_no_patient_data(folder):
     assert "pseudonym-" not in page.text
     assert "/series/" not in page.text
     assert operator.get("/series/1.2.9.0").status_code == HTTPStatus.FORBIDDEN
+    assert 'href="/structures"' not in page.text
     assert client_of(folder, "researcher").get("/operations").status_code == HTTPStatus.FORBIDDEN
 
 

@@ -81,7 +81,7 @@ def chips_of(query: Query, terminology: Terminology) -> tuple[Chip, ...]:
     return tuple(
         Chip(
             text=_written(part),
-            label=label_of(part, terminology),
+            label=_begun(label_of(part, terminology)),
             about="anatomy" if is_anatomical(part) else "attribute",
             without=_written(*parts[:place], *parts[place + 1 :]),
         )
@@ -103,8 +103,13 @@ def _written(*parts: Term) -> str:
     return format(Query(text="", term=And(terms=parts) if len(parts) > 1 else parts[0]))
 
 
+def _begun(words: str) -> str:
+    """The same as the beginning of a sentence."""
+    return words[:1].upper() + words[1:]
+
+
 def label_of(term: Term, terminology: Terminology) -> str:
-    """What a term asks for, for a person."""
+    """What a term asks for, for a person, as it stands inside a sentence."""
     match term:
         case And(terms=terms):
             return " and ".join(_grouped(part, terminology) for part in terms)
@@ -146,7 +151,7 @@ def _shows(shows: Shows, terminology: Terminology) -> str:
 
 
 def _named(shows: Shows, terminology: Terminology) -> str:
-    names = [terminology.structures[name].display for name in shows.structures]
+    names = [_inside(terminology.structures[name].display) for name in shows.structures]
     if len(names) == 1:
         return names[0]
     if shows.asked:
@@ -154,6 +159,11 @@ def _named(shows: Shows, terminology: Terminology) -> str:
     rest = len(names) - MOST_NAMED
     more = f" and {rest} more" if rest > 0 else ""
     return f"{shows.match} of {', '.join(names[:MOST_NAMED])}{more}"
+
+
+def _inside(name: str) -> str:
+    """A name as it stands inside a sentence; one that begins with letters for words stays."""
+    return name[:1].lower() + name[1:] if name[1:2].islower() else name
 
 
 def _has(has: Has) -> tuple[str, str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,22 +51,51 @@ class Site:
         }
 
 
+#: A token for each role, of the site that asks who somebody is.
+TOKENS = {role: role * 4 for role in ("viewer", "researcher", "operator")}
+
+
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Phantoms, indexed by the segmentations that come with them, and a server."""
+def phantom_data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sequence[Truth]]:
+    """A data folder of phantoms, indexed by the segmentations that come with them."""
     folder = tmp_path_factory.mktemp("site")
     truths = write_phantoms(folder / "phantoms")
-    command = [str(Path(sys.executable).with_name("tomodex")), "--data", str(folder / "data")]
-    subprocess.run([*command, "index", str(folder / "phantoms")], check=True, capture_output=True)
+    command = [*tomodex(folder / "data"), "index", str(folder / "phantoms")]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder / "data", truths
+
+
+@pytest.fixture(scope="session")
+def site(phantom_data: tuple[Path, Sequence[Truth]]) -> Iterator[Site]:
+    """`tomodex serve` for this machine alone."""
+    yield from serve(*phantom_data, {})
+
+
+@pytest.fixture(scope="session")
+def guarded(phantom_data: tuple[Path, Sequence[Truth]]) -> Iterator[Site]:
+    """The same, for those who have a token of `TOKENS`."""
+    tokens = {name: {"secret": f"env:TOKEN_{name}", "roles": [name]} for name in TOKENS}
+    secrets = {f"TOKEN_{name}": token for name, token in TOKENS.items()}
+    yield from serve(*phantom_data, {"TOMODEX_ACCESS": json.dumps({"tokens": tokens}), **secrets})
+
+
+def serve(folder: Path, truths: Sequence[Truth], more: Mapping[str, str]) -> Iterator[Site]:
+    """A server on a data folder, with more in its environment."""
     port = free_port()
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen([*command, "serve", "--port", str(port)], stderr=log)
+    command = [*tomodex(folder), "serve", "--port", str(port)]
+    with (folder / f"log-{port}").open("wb") as log:
+        server = subprocess.Popen(command, stderr=log, env={**os.environ, **more})
         try:
             wait_until_listening(port, server)
             yield Site(url=f"http://127.0.0.1:{port}", truths=truths)
         finally:
             server.terminate()
             server.wait(20)
+
+
+def tomodex(folder: Path) -> list[str]:
+    """The command for a data folder."""
+    return [str(Path(sys.executable).with_name("tomodex")), "--data", str(folder)]
 
 
 def axe() -> str:

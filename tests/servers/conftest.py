@@ -6,6 +6,8 @@ Fixtures live in one module for each server; they are named here so that pytest 
 from __future__ import annotations
 
 from tests.servers.browser import browser as browser
+from tests.servers.browser import guarded as guarded
+from tests.servers.browser import phantom_data as phantom_data
 from tests.servers.browser import site as site
 from tests.servers.dcmqrscp import dcmqrscp as dcmqrscp
 from tests.servers.fhir import _fhir_server as _fhir_server

@@ -36,11 +36,12 @@ class LaneRow:
     lane: Lane
     waiting: int
     running: int
+    hour: int  #: settled within an hour
     done: int  #: settled within a day
     completed: int
     failed: int
     oldest_s: float | None  #: since when the oldest waits; None: none does, or too many
-    eta_s: float | None  #: until all is done, at the pace of the last day; None: it stands
+    eta_s: float | None  #: until all is done, at its pace; None: it stands
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,11 +94,11 @@ def operations_page(asker: Asker, look: Callable[[], Operator]) -> OperationsPag
     asker.require("operate")
     sight, now = look(), datetime.now(UTC)
     queue = sight.queue
-    paces, reasons = queue.pace(now - DAY), queue.reasons()
+    days, hours, reasons = queue.pace(now - DAY), queue.pace(now - HOUR), queue.reasons()
     return OperationsPage(
-        lanes=_lanes(queue, paces, now),
-        per_hour=sum(queue.pace(now - HOUR).values()),
-        per_day=sum(paces.values()),
+        lanes=_lanes(queue, hours, days, now),
+        per_hour=sum(hours.values()),
+        per_day=sum(days.values()),
         rejected=_reasons(queue, "rejected", reasons),
         failed=_reasons(queue, "failed", reasons),
         suspended=sight.suspended,
@@ -114,18 +115,24 @@ def retry(asker: Asker, queue: Queue, reason: str) -> int:
     return queue.retry("failed", reason)
 
 
-def _lanes(queue: Queue, paces: Mapping[Lane, int], now: datetime) -> list[LaneRow]:
+def _lanes(
+    queue: Queue, hours: Mapping[Lane, int], days: Mapping[Lane, int], now: datetime
+) -> list[LaneRow]:
     counts = queue.count()
-    return [_lane(lane, queue, counts, paces.get(lane, 0), now) for lane in get_args(Lane)]
+    return [
+        _lane(lane, queue, counts, (hours.get(lane, 0), days.get(lane, 0)), now)
+        for lane in get_args(Lane)
+    ]
 
 
 def _lane(
     lane: Lane,
     queue: Queue,
     counts: Mapping[tuple[Lane, Status], int],
-    done: int,
+    paces: tuple[int, int],
     now: datetime,
 ) -> LaneRow:
+    """`paces` are the series settled within an hour, and within a day."""
     waiting, running = counts.get((lane, "ready"), 0), counts.get((lane, "in-progress"), 0)
     since = queue.waiting_since(lane) if 0 < waiting <= MOST_WAITING else None
     left = waiting + running
@@ -133,12 +140,27 @@ def _lane(
         lane=lane,
         waiting=waiting,
         running=running,
-        done=done,
+        hour=paces[0],
+        done=paces[1],
         completed=counts.get((lane, "completed"), 0),
         failed=counts.get((lane, "failed"), 0),
         oldest_s=(now - since).total_seconds() if since else None,
-        eta_s=left / done * DAY.total_seconds() if left and done else None,
+        eta_s=eta_s(left, *paces),
     )
+
+
+def eta_s(left: int, hour: int, day: int) -> float | None:
+    """Until so many series are done; None: nothing is left, or it stands.
+
+    At the pace of the last hour where that ends within a day; else at that of the last day, which
+    has in it the hours in which an archive may not be asked.
+    """
+    if not left:
+        return None
+    soon = left / hour * HOUR.total_seconds() if hour else None
+    if soon is not None and (soon <= DAY.total_seconds() or day <= hour):
+        return soon
+    return left / day * DAY.total_seconds() if day else None
 
 
 def _reasons(

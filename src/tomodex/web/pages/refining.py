@@ -166,7 +166,8 @@ def _wholenesses(
         if part.completeness != "any":
             either = question.swapped(part, with_state(part, "any"))
             cells = cohorts.facets(asker, either.text, WHOLENESS)
-        sections.append(_wholeness(question, part, cells, cohorts.terminology))
+        absent = 0 if asker.may("rows") else None
+        sections.append(_wholeness(question, part, cells, absent, cohorts.terminology))
     return tuple(sections)
 
 
@@ -177,11 +178,12 @@ def _alone(question: Question) -> list[Shows]:
 
 
 def _wholeness(
-    question: Question, part: Shows, cells: Counted, terminology: Terminology
+    question: Question, part: Shows, cells: Counted, absent: int | None, terminology: Terminology
 ) -> Section:
+    """`absent` is the count of a value that is not among the cells; None: it may be withheld."""
     name = part.structures[0]
     counts = {
-        state: next((cell.count for cell in cells[state] if cell.value == name), 0)
+        state: next((cell.count for cell in cells[state] if cell.value == name), absent)
         for state in WHOLENESS
     }
     labels = {"complete": "Whole in the image", "cut": "Cut by its border"}

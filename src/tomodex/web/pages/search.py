@@ -87,6 +87,7 @@ class Wrong:
     there: str
     after: str
     offers: Sequence[tuple[str, str]]  #: (what was probably meant there, the question with it)
+    hints: Sequence[str]  #: the same, where no place of the question is wrong by itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +202,7 @@ def _wrong(text: str, wrong: BadQuery) -> Wrong:
         there=text[start:end],
         after=text[end:],
         offers=offers if wrong.place else (),
+        hints=() if wrong.place else wrong.suggestions,
     )
 
 

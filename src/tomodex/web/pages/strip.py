@@ -243,12 +243,16 @@ def _joined(stretches: Iterable[tuple[float, float]]) -> list[tuple[float, float
 
 
 def _words(axis: Axis, low: float, high: float) -> str:
+    """The parts that are in the image, or the one that most of is."""
     bottom, top = axis.score(low), axis.score(high)
-    parts = [
-        name
+    shares = {
+        name: (min(top, upper) - max(bottom, lower)) / (upper - lower)
         for name, (upper, lower) in COVERAGE.items()
-        if (min(top, upper) - max(bottom, lower)) / (upper - lower) >= MOST_OF_IT
-    ]
+    }
+    parts = [name for name, share in shares.items() if share >= MOST_OF_IT]
+    most = max(shares, key=lambda name: shares[name])
+    if not parts and shares[most] > 0:
+        return f"part of the {most}"
     return ", ".join(parts)
 
 

@@ -14,6 +14,13 @@ function isSearch(url) {
   return url.origin === location.origin && url.pathname === "/";
 }
 
+/** What is asked for, without the place on the page. */
+function askedBy(url) {
+  return url.pathname + url.search;
+}
+
+let shown = askedBy(location);
+
 /** What stays as a person left it: the layer of the body, and what they opened. */
 function remember() {
   return {
@@ -51,6 +58,7 @@ async function show(url, { push = true, typed = false } = {}) {
     const top = page.querySelector("header.top");
     if (top) document.querySelector("header.top").replaceWith(document.adoptNode(top));
     document.title = page.title;
+    shown = askedBy(new URL(url, location.href));
     if (push) history.pushState(null, "", url);
     dress();
     restore(left, typed || !push);
@@ -66,6 +74,7 @@ document.addEventListener("click", (event) => {
   if (!link || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
   const url = new URL(link.getAttribute("href"), location.href);
   if (!isSearch(url) || location.pathname !== "/" || link.hasAttribute("download")) return;
+  if (url.hash && askedBy(url) === shown) return; // a place on this page
   event.preventDefault();
   show(url, { typed: !url.search || link.closest(".examples, .wrong") !== null });
   if (link.closest(".turn")) scrollTo({ top: 0 });
@@ -80,7 +89,9 @@ document.addEventListener("submit", (event) => {
   show(url, { typed: true });
 });
 
-addEventListener("popstate", () => show(location.href, { push: false }));
+addEventListener("popstate", () => {
+  if (askedBy(location) !== shown) show(location.href, { push: false });
+});
 
 // --- completion (ARIA combobox with a list) ----------------------------------------------------
 
@@ -247,6 +258,10 @@ document.addEventListener("keydown", (event) => {
     }
   }
 });
+// Opening a form is the wish to fill it in.
+document.addEventListener("toggle", (event) => {
+  if (event.target.matches("details.pop[open]")) event.target.querySelector("input:not([type=hidden])")?.focus();
+}, true);
 document.addEventListener("click", (event) => {
   for (const one of document.querySelectorAll("details.pop[open]")) {
     if (!one.contains(event.target)) one.open = false;
