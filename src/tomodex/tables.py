@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import get_args
@@ -18,6 +19,7 @@ from tomodex.queues import Aside, Lane, Status, TaskState
 from tomodex.search import Hit, Page
 from tomodex.selection import Check
 from tomodex.sources.gate import Suspension
+from tomodex.verifying import Verified
 
 #: Attributes that a table of hits shows, when any of its rows has them.
 SHOWN = ("StudyDate", "PatientAge", "PatientSex", "SliceThickness", "Manufacturer")
@@ -32,6 +34,16 @@ def counts_line(found: Page | Counts) -> str:
         f"{_many(found.patients or 0, 'patient')} · "
         f"{_many(found.studies or 0, 'study', 'studies')} · "
         f"{_many(found.series or 0, 'series', 'series')}{_size(found.size_bytes or 0)}"
+    )
+
+
+def verified_line(verified: Verified) -> str:
+    """What was compared, and how much of it disagrees, in one line."""
+    wrong = Counter(one.place for one in verified.disagreements)
+    return (
+        f"{_many(verified.results, 'result')} and {verified.indexed:,} of the index compared: "
+        f"the index disagrees on {wrong['index']:,}; {verified.archived:,} asked for in archives, "
+        f"which disagree on {wrong['archive']:,}; {verified.waiting:,} not delivered yet"
     )
 
 

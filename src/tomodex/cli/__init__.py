@@ -34,6 +34,7 @@ from tomodex.cli import (
     segment,
     serve,
     trying,
+    verifying,
     weights,
 )
 from tomodex.cli.shared import given
@@ -58,6 +59,7 @@ COMMANDS = (
     discovering.discover,
     run.run,
     doctor.doctor,
+    verifying.verify,
     health.health,
     searching.structures,
     trying.phantom,
