@@ -1,12 +1,26 @@
 from __future__ import annotations
 
 import threading
+import time
+import zlib
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 
 from tests.contracts.queue import annotated, ct, new, settle_next
-from tomodex.delivery import deliver, deliver_batch, rebuild
+from tomodex import delivery
+from tomodex.annotation import to_json
+from tomodex.delivery import (
+    Deliverer,
+    deliver,
+    deliver_batch,
+    lag_of,
+    pause_s,
+    rebuild,
+    start_over,
+    take_again,
+)
 from tomodex.errors import Misconfigured, Unavailable, Unsuitable
 from tomodex.queues.sqlite import SqliteQueue
 
@@ -209,3 +223,181 @@ def test_two_deliverers_take_turns(tmp_path):
         first.join()
         second.join()
     assert shelf.held == {"1": 2.0}
+
+
+def test_a_withdrawal_that_cannot_be_passed_on_holds_up_nothing(queue):
+    shelf = Shelf()
+    index(queue, "1", "2", "3")
+    deliver(queue, "shelf", shelf)
+    queue.withdraw("1")
+    queue.withdraw("2")
+    index(queue, "4")
+    erase = shelf.erase
+
+    def keep_one(uids):
+        if "2" in uids:
+            raise Unsuitable("kept", "the record is locked")
+        erase(uids)
+
+    shelf.erase = keep_one
+    assert deliver(queue, "shelf", shelf) == 3
+    assert set(shelf.held) == {"2", "3", "4"}
+    (aside,) = queue.asides("shelf")
+    assert aside.series_uid == "2"
+    shelf.erase = erase
+    assert take_again(queue, "shelf", shelf) == (1, [])
+    assert set(shelf.held) == {"3", "4"}
+
+
+# What was set aside, how far it is, and all of it again
+
+
+def test_what_was_set_aside_is_brought_once_more_when_it_is_asked_for(queue):
+    shelf = Shelf(poison=("1", "3"))
+    index(queue, "1", "2", "3")
+    deliver(queue, "shelf", shelf)
+    shelf.poison = ("3",)
+    taken, refused = take_again(queue, "shelf", shelf)
+    assert (taken, [aside.series_uid for aside in refused]) == (1, ["3"])
+    assert set(shelf.held) == {"1", "2"}
+    assert queue.asides("shelf") == refused
+
+
+def test_what_was_set_aside_does_not_come_back_over_what_is_newer(queue, monkeypatch):
+    shelf = Shelf(poison=("1",))
+    index(queue, "1")
+    deliver(queue, "shelf", shelf)
+    old = queue.asides("shelf")
+    index(queue, "1", ml=2.0, fingerprint="b")
+    shelf.poison = ()
+    monkeypatch.setattr(queue, "asides", lambda *_: old)  # read before it was replaced
+    assert take_again(queue, "shelf", shelf)[0] == 0
+    assert shelf.held == {}
+
+
+def test_a_consumer_says_how_far_it_is_behind(queue):
+    index(queue, "1", "2", "3")
+    name = "ndjson:///out?password=file:/secret"
+    deliver_batch(queue, name, Shelf(poison=("1",)), batch=1)
+    lag = lag_of(queue, name)
+    assert (lag.consumer, lag.behind, lag.since) == (
+        "ndjson:///out",
+        2,
+        "2026-10-01T10:00:09+00:00",
+    )
+    assert [aside.series_uid for aside in lag.asides] == ["1"]
+    deliver(queue, name, Shelf())
+    lag = lag_of(queue, name)
+    assert (lag.behind, lag.since) == (0, None)
+
+
+def test_a_consumer_is_brought_everything_from_the_beginning(queue):
+    shelf = Shelf()
+    index(queue, "1", "2")
+    deliver(queue, "shelf", shelf)
+    shelf.held.clear()
+    start_over(queue, "shelf")
+    assert lag_of(queue, "shelf").behind == 2
+    deliver(queue, "shelf", shelf)
+    assert set(shelf.held) == {"1", "2"}
+
+
+# One process for each consumer
+
+
+class Faulty(Shelf):
+    """A sink that fails in all the ways there are, one after the other."""
+
+    def __init__(self, *faults: Exception) -> None:
+        super().__init__()
+        self.faults = list(faults)
+        self.opened = 0
+
+    def open(self):
+        self.opened += 1
+        return self
+
+    def write(self, annotated):
+        if self.faults:
+            raise self.faults.pop(0)
+        super().write(annotated)
+
+
+@pytest.fixture
+def url(tmp_path) -> str:
+    with closing(SqliteQueue(f"sqlite://{tmp_path}/tomodex.db")) as queue:
+        index(queue, "1", "2", "3")
+    return f"sqlite://{tmp_path}/tomodex.db"
+
+
+@pytest.fixture
+def rests(monkeypatch) -> list[float]:
+    """How long was rested, which takes no time."""
+    found: list[float] = []
+    monkeypatch.setattr(delivery, "rest", lambda seconds, stop: found.append(seconds))
+    return found
+
+
+def test_a_sink_that_fails_is_left_alone_for_longer_each_time_and_opened_anew(url, rests):
+    faults = [Unavailable("no answer"), Misconfigured("token expired"), KeyError("bug")]
+    sink = Faulty(*faults, *[Unavailable("no answer")] * 6)
+    Deliverer(lambda: SqliteQueue(url), "shelf", sink.open).keep_on(lambda: bool(sink.held))
+    assert rests == [1, 2, 4, 8, 16, 32, 60, 60, 60, 2]
+    assert sink.opened == 10
+    assert set(sink.held) == {"1", "2", "3"}
+
+
+def test_a_sink_that_came_back_is_soon_asked_again_when_it_fails_once_more(url, rests):
+    class Relapsing(Faulty):
+        def write(self, annotated):
+            super().write(annotated)
+            if "4" not in self.held:
+                self.faults = [Unavailable("no answer")]
+                with closing(SqliteQueue(url)) as queue:
+                    index(queue, "4")
+
+    sink = Relapsing(*[Unavailable("no answer")] * 2)
+    Deliverer(lambda: SqliteQueue(url), "shelf", sink.open).keep_on(lambda: "4" in sink.held)
+    assert rests == [1, 2, 1, 2]
+
+
+def test_a_queue_that_does_not_answer_is_asked_again(url, rests):
+    sink, silent = Shelf(), [Unavailable("no answer")] * 2
+
+    def opened():
+        if silent:
+            raise silent.pop()
+        return SqliteQueue(url)
+
+    Deliverer(opened, "shelf", lambda: sink).keep_on(lambda: bool(sink.held))
+    assert rests == [1, 2, 2]
+
+
+def test_who_searches_what_is_written_has_most_of_the_time(monkeypatch):
+    assert pause_s(0.01, 0.04) == 2
+    assert pause_s(1.0, 0.04) == pytest.approx(24)
+    assert pause_s(100.0, 0.04) == 60
+    assert pause_s(100.0, 1.0) == 2
+
+
+def resident_mib() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+
+def test_a_large_backlog_takes_no_more_memory_than_a_small_one(queue, monkeypatch):
+    """Of 10,000 results for a slow sink only some are in memory, which is then used again."""
+    document = zlib.compress(to_json(annotated(ct("1"), structures=4)))
+    with queue._writing() as db:
+        for n in range(10_000):
+            queue._publish(db, f"1.{n}", "default", document)
+
+    class Slow(Shelf):
+        def write(self, annotated):
+            time.sleep(0.01)
+            seen.append(resident_mib())
+
+    seen: list[float] = []
+    # All of one series but for the feed, so what is written is one of each batch.
+    assert deliver(queue, "shelf", Slow()) == 10_000
+    assert len(seen) == 20
+    assert max(seen) - seen[1] < 25

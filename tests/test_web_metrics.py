@@ -75,6 +75,7 @@ def test_a_sink_that_lags_is_told_without_its_secrets(queue, metrics):
     settle_next(queue, late)
     lag = samples(metrics)["tomodex_index_lag_seconds", "ndjson:///out"]
     assert lag == pytest.approx(3600, abs=30)
+    assert samples(metrics)["tomodex_index_lag_results", "ndjson:///out"] == 1
     (result,) = queue.results(0, 10)
     queue.confirm(SINK, result.sequence)
     assert samples(metrics)["tomodex_index_lag_seconds", "ndjson:///out"] == 0

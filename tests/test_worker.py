@@ -137,7 +137,7 @@ def test_while_one_archive_is_left_alone_work_goes_on_with_the_others(queue, mon
     queue.put([new(str(n), "daily") for n in range(3)])
     queue.put([replace(new(f"other.{n}", "backfill"), source="test://b") for n in range(3)])
     asked, rests = [], []
-    monkeypatch.setattr(worker, "_rest", lambda s, stop: (rests.append(s), time.sleep(0.05)))
+    monkeypatch.setattr(worker, "rest", lambda s, stop: (rests.append(s), time.sleep(0.05)))
 
     def annotate(task):
         asked.append(task.series.series_uid)
@@ -259,7 +259,7 @@ def test_something_is_left_while_a_task_waits_or_is_held(queue):
 
 def test_an_outage_makes_the_pauses_grow(queue, monkeypatch):
     pauses = []
-    monkeypatch.setattr(worker, "_rest", lambda seconds, stop: pauses.append(seconds))
+    monkeypatch.setattr(worker, "rest", lambda seconds, stop: pauses.append(seconds))
     queue.put([new(str(n)) for n in range(9)])
     answers = iter([*[failing(Unavailable("no answer"))] * 8, well, failing(Unavailable("no"))])
     stop = iter([False] * 10 + [True])
@@ -278,7 +278,7 @@ def test_a_queue_that_does_not_answer_is_asked_again(queue, monkeypatch):
         return lease(name, length)
 
     monkeypatch.setattr(queue, "lease", first_not)
-    monkeypatch.setattr(worker, "_rest", lambda seconds, stop: None)
+    monkeypatch.setattr(worker, "rest", lambda seconds, stop: None)
     work(queue, well, worker="w", stop=lambda: nothing_left(queue))
     assert status_of(queue, "1.2") == "completed"
 
@@ -418,6 +418,17 @@ def test_a_worker_that_has_worked_for_long_did_not_start_falsely(monkeypatch):
         progress=lambda: None,
     )
     assert len(deaths) > 3
+
+
+def test_what_dies_beside_the_workers_again_and_again_does_not_end_them():
+    """Such as the delivery to one sink; it is started again, later each time."""
+    place, pauses = worker._Place(never_starts, is_beside=True), []
+    for _ in range(9):
+        place.process = SimpleNamespace(exitcode=-9)
+        place.started = time.monotonic()
+        worker._mourn(place, lambda name: 0)
+        pauses.append(round(place.not_before - place.started))
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
 def test_workers_with_wrong_settings_are_not_started_again():

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
-from tomodex.delivery import deliver, rebuild
+from tomodex.delivering import PART
+from tomodex.delivery import IDLE_S, deliver, pause_s, rebuild
 from tomodex.discovery import MAY_VANISH_PERCENT, Discovery, discover
-from tomodex.errors import Unavailable
+from tomodex.errors import TomodexError, Unavailable
 from tomodex.logs import log_to_stderr
 from tomodex.queues import Lane, Queue, Status
 from tomodex.segmenters import require_segmenter
@@ -37,16 +38,6 @@ log = logging.getLogger(__name__)
 
 #: Makes the progress of something that is about to be done, by its title.
 ProgressOf = Callable[[str], Progress]
-
-#: Seconds between two deliveries while workers work: an answer is as old as this at most.
-DELIVERY_S = 2.0
-
-#: What part of the time deliveries may take: who searches an embedded index waits while it is
-#: written, so one answer in twenty is late at most.
-DELIVERY_PART = 0.04
-
-#: And the longest pause that this makes.
-LONGEST_PAUSE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +79,7 @@ def index_source(
     queue = queue_of(settings)
     archive = source_of(settings, source)
     # Before a listing that may take hours: what is wrong with a sink shows now.
-    delivery = Delivery(queue, consumers_of(settings))
+    delivery = Delivery(queue, consumers_of(settings) if settings.delivery == "here" else {})
     discovery = discover(
         archive,
         load_rules(settings.rules),
@@ -145,7 +136,7 @@ class Delivery:
     def __init__(self, queue: Queue, consumers: Mapping[str, Sink]) -> None:
         self._queue = queue
         self._consumers = consumers
-        self._next = time.monotonic() + DELIVERY_S
+        self._next = time.monotonic() + IDLE_S
         self.delivered = 0
 
     def now_and_then(self) -> None:
@@ -158,22 +149,24 @@ class Delivery:
         except Unavailable as unavailable:
             log.warning("not delivered", extra={"sentence": str(unavailable)})
         end = time.monotonic()
-        self._next = end + min(max(DELIVERY_S, (end - begin) / DELIVERY_PART), LONGEST_PAUSE_S)
+        self._next = end + pause_s(end - begin, PART)
 
     def finish(self) -> None:
         """Deliver what is left; a consumer that does not answer holds up no other.
 
         Raises:
             Unavailable: one did not answer; the others have got all.
+            Misconfigured: the same of one that cannot be used.
         """
-        silent: Unavailable | None = None
+        failed: list[TomodexError] = []
         for name, sink in self._consumers.items():
             try:
                 self.delivered += deliver(self._queue, name, sink)
-            except Unavailable as unavailable:
-                silent = silent or unavailable
-        if silent is not None:
-            raise silent
+            except TomodexError as error:
+                failed.append(error)
+        if failed:
+            # What only the operator can mend comes first.
+            raise min(failed, key=lambda error: isinstance(error, Unavailable))
 
 
 class Watch:

@@ -14,18 +14,18 @@ from functools import partial
 
 from tomodex.backfill import list_plan
 from tomodex.daily import discover_daily
+from tomodex.delivering import deliverers, require_consumers
 from tomodex.errors import Misconfigured, Suspended, TomodexError, Unavailable
-from tomodex.heartbeat import BEAT_S, beat, beating, working
-from tomodex.indexing import Delivery, be_worker
+from tomodex.heartbeat import beat, beating, working
+from tomodex.indexing import be_worker
 from tomodex.locks import locked
 from tomodex.logbook import Plan
 from tomodex.logs import log_to_stderr
 from tomodex.mask_orders import be_maker
-from tomodex.queues import Queue
 from tomodex.schedule import read_schedule
 from tomodex.segmenters import require_segmenter
 from tomodex.settings import Settings
-from tomodex.wiring import consumers_of, logbook_of, queue_of, task_source
+from tomodex.wiring import consumer_names, logbook_of, queue_of, task_source
 from tomodex.worker import Stop, bury_the_dead, run_workers
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,8 @@ def run(settings: Settings, beside: Sequence[Beside] = ()) -> None:
     taken = f"another `tomodex run` works on {settings.data}"
     with locked(settings.data, LOCK, taken), beating(settings.data, LOCK):
         bury_the_dead(queue)
-        delivery = _open_consumers(settings, queue)
+        consumers = _delivered_here(settings)
+        require_consumers(settings, consumers)
         working()
         log.info("running", extra={"workers": settings.workers, "sources": list(settings.sources)})
         run_workers(
@@ -65,33 +66,20 @@ def run(settings: Settings, beside: Sequence[Beside] = ()) -> None:
             partial(be_worker, settings),
             bury=queue.bury,
             finished=lambda: False,
-            progress=partial(_go_round, delivery),
-            beside=[partial(be_lister, settings), partial(be_maker, settings), *beside],
+            progress=beat,
+            beside=[
+                partial(be_lister, settings),
+                partial(be_maker, settings),
+                *deliverers(settings, consumers),
+                *beside,
+            ],
             finish_s=settings.finish_s,
         )
 
 
-def _go_round(delivery: Delivery) -> None:
-    beat()
-    delivery.now_and_then()
-
-
-def _open_consumers(settings: Settings, queue: Queue) -> Delivery:
-    """Whatever results are delivered to, as soon as all of it answers."""
-    rest = Rest()
-    while True:
-        try:
-            return Delivery(queue, consumers_of(settings))
-        except Unavailable as unavailable:
-            log.warning("unavailable", extra={"sentence": str(unavailable)})
-            rest.lengthen(unavailable)
-            _wait(rest)
-
-
-def _wait(rest: Rest) -> None:
-    while (left := rest.seconds) > 0:
-        beat()
-        time.sleep(min(left, BEAT_S))
+def _delivered_here(settings: Settings) -> tuple[str, ...]:
+    """What this run delivers to; nothing, where `tomodex deliver` does."""
+    return consumer_names(settings) if settings.delivery == "here" else ()
 
 
 class Rest:

@@ -66,6 +66,11 @@ class Settings(BaseSettings):
         "URLs with options, or folders.",
     )
     sinks: tuple[str, ...] = Field((), description="URLs of other consumers of the results.")
+    delivery: Literal["here", "apart"] = Field(
+        "here",
+        description="Who brings results to the index and the sinks: `tomodex run` and `index` "
+        "themselves, or `tomodex deliver` alone.",
+    )
     segmenters: tuple[str, ...] = Field(
         ("dicomseg:", "none:"),
         description="URLs of segmenters; the first that has something to say of a series counts.",

@@ -13,6 +13,7 @@ from tomodex.annotation import AnnotatedSeries, Annotation, Image
 from tomodex.backfill import BackfillStatus
 from tomodex.cohorts import Counts
 from tomodex.daily import Look
+from tomodex.delivery import Lag
 from tomodex.doctor import Finding
 from tomodex.indexing import Summary
 from tomodex.queues import Aside, Lane, Status, TaskState
@@ -244,6 +245,16 @@ def asides_table(asides: Sequence[Aside]) -> Table:
     table = _table("set aside by", "SeriesInstanceUID", "because")
     for aside in asides:
         table.add_row(aside.consumer, aside.series_uid, aside.sentence)
+    return table
+
+
+def lags_table(lags: Sequence[Lag]) -> Table:
+    """How far each index and sink is behind the results."""
+    table = _table("delivered to", "lacks", "since", "set aside")
+    for lag in lags:
+        lacks = f"{lag.behind:,}" if lag.behind else "nothing"
+        since = _clock(datetime.fromisoformat(lag.since)) if lag.since else ""
+        table.add_row(lag.consumer, lacks, since, f"{len(lag.asides):,}")
     return table
 
 

@@ -113,9 +113,9 @@ def work(
             outcome = Retry(sentence=str(unavailable))
         unanswered = unanswered + 1 if isinstance(outcome, Retry) else 0
         if unanswered:
-            _rest(min(2.0 ** (unanswered - 1), LONGEST_PAUSE_S), stop)
+            rest(min(2.0 ** (unanswered - 1), LONGEST_PAUSE_S), stop)
         elif outcome is None:
-            _rest(idle_s, stop)
+            rest(idle_s, stop)
 
 
 class LeftAlone:
@@ -191,6 +191,13 @@ def describe(error: BaseException) -> str:
     frames = [(frame.f_code, line) for frame, line in walk_tb(error.__traceback__)]
     places = [f"{Path(c.co_filename).name}:{line} {c.co_name}" for c, line in frames[-PLACES:]]
     return f"{type(error).__name__}{said} at {' < '.join(reversed(places))}"
+
+
+def rest(seconds: float, stop: Stop) -> None:
+    """Let so much time pass, or less if `stop` says so."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0 and not stop():
+        time.sleep(min(left, POLL_S))
 
 
 def nothing_left(queue: Queue) -> bool:
@@ -283,12 +290,6 @@ def _details(outcome: Outcome) -> dict[str, object]:
     return {"reason": outcome.reason, "sentence": outcome.sentence}
 
 
-def _rest(seconds: float, stop: Stop) -> None:
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0 and not stop():
-        time.sleep(min(left, POLL_S))
-
-
 # Several of them, each in a process of its own
 
 
@@ -297,6 +298,7 @@ class _Place:
     """One of the places that a worker has; who holds it changes when one dies."""
 
     main: Main
+    is_beside: bool = False  #: the others go on without it
     name: str = ""
     process: SpawnProcess | None = None
     stop: Connection | None = None  #: the worker ends when this is closed, by us or by our death
@@ -327,7 +329,8 @@ def run_workers(
         bury: `Queue.bury`, so that nobody waits for the lease of a worker that was seen to die.
         finished: asked some times a second; workers that all have returned are enough too.
         progress: called as often.
-        beside: what else is kept at work in the same way, each in a process of its own.
+        beside: what else is kept at work, each in a process of its own; one that dies again and
+            again is started later each time, and ends nothing.
         finish_s: how long workers may finish what they hold when this process is asked to end;
             then they give it back.
 
@@ -335,7 +338,8 @@ def run_workers(
         Misconfigured: a worker's settings are wrong, or workers end again and again before they
             take any task.
     """
-    places = [_Place(one) for one in (*[main] * count, *beside)]
+    places = [_Place(main) for _ in range(count)]
+    places += [_Place(one, is_beside=True) for one in beside]
     patience_s = 0.0
     try:
         while not finished() and _keep_alive(places, bury):
@@ -408,13 +412,14 @@ def _mourn(place: _Place, bury: Callable[[str], int]) -> None:
     lived_s = time.monotonic() - place.started
     well = held or code == TOO_MUCH or lived_s > WELL_STARTED_S
     place.false_starts = 0 if well else place.false_starts + 1
-    if place.false_starts > FALSE_STARTS:
+    if place.false_starts > FALSE_STARTS and not place.is_beside:
         raise Misconfigured(
             f"workers end before they take a task, the last with exit code {code}; the log says why"
         )
     shutil.rmtree(place.scratch, ignore_errors=True)
     place.process = None
-    place.not_before = time.monotonic() + place.false_starts
+    pause_s = min(2.0 ** (place.false_starts - 1), LONGEST_PAUSE_S) if place.false_starts else 0.0
+    place.not_before = time.monotonic() + pause_s
 
 
 def _start(place: _Place, name: str) -> None:

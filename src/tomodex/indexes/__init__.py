@@ -28,6 +28,10 @@ ADAPTERS = {
 }
 
 
+#: Schemes of indexes that somebody who searches waits for while they are written.
+EMBEDDED = frozenset({"duckdb"})
+
+
 class Index(Sink, Protocol):
     """A sink that can be searched."""
 

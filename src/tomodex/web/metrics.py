@@ -18,7 +18,8 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tomodex.queues import Lane, Queue, Result, Status
+from tomodex.delivery import Lag, lag_of
+from tomodex.queues import Lane, Queue, Status
 from tomodex.sources.gate import Suspension
 from tomodex.web.answers import FORBIDDEN, TOKEN, Asking
 
@@ -95,7 +96,7 @@ class QueueState(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from (self._info(), self._series(), self._reasons(), self._oldest())
-        yield from (self._lag(), self._asides(), self._suspensions())
+        yield from (*self._lag(), self._asides(), self._suspensions())
 
     def _info(self) -> Metric:
         family = GaugeMetricFamily("tomodex_info", "What runs.", labels=("version",))
@@ -138,16 +139,22 @@ class QueueState(Collector):
                 family.add_metric((lane,), _age_s(since) if since else 0.0)
         return family
 
-    def _lag(self) -> Metric:
-        family = GaugeMetricFamily(
+    def _lag(self) -> Iterator[Metric]:
+        seconds = GaugeMetricFamily(
             "tomodex_index_lag_seconds",
             "Age of the oldest result that an index or sink was not brought; 0: there is none.",
             labels=("sink",),
         )
+        results = GaugeMetricFamily(
+            "tomodex_index_lag_results",
+            "Results that an index or sink was not brought, at most: some may be replaced by now.",
+            labels=("sink",),
+        )
         for consumer in self._consumers:
-            behind = self._queue.results(self._queue.cursor(consumer), 1)
-            family.add_metric((_shown(consumer),), _waited_s(behind))
-        return family
+            lag = lag_of(self._queue, consumer)
+            seconds.add_metric((lag.consumer,), _waited_s(lag))
+            results.add_metric((lag.consumer,), lag.behind)
+        yield from (seconds, results)
 
     def _asides(self) -> Metric:
         family = GaugeMetricFamily(
@@ -268,12 +275,9 @@ def _age_s(moment: datetime) -> float:
     return (datetime.now(UTC) - moment).total_seconds()
 
 
-def _waited_s(behind: Sequence[Result]) -> float:
+def _waited_s(lag: Lag) -> float:
     """Age of a result that waits to be delivered; of a withdrawal nobody knows it."""
-    annotated = behind[0].annotated if behind else None
-    if annotated is None:
-        return 0.0
-    return max(0.0, _age_s(datetime.fromisoformat(annotated.provenance.finished)))
+    return max(0.0, _age_s(datetime.fromisoformat(lag.since))) if lag.since else 0.0
 
 
 def _shown(consumer: str) -> str:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import get_args
 
 from tomodex.access import Asker
+from tomodex.delivery import lag_of
 from tomodex.logbook import Logbook
 from tomodex.queues import Lane, Queue, Status, TaskState
 from tomodex.sources.gate import Suspension
@@ -24,9 +25,6 @@ EXAMPLES = 3
 
 #: Reasons of each kind, most frequent first.
 MOST_REASONS = 20
-
-#: Results set aside that are counted.
-MOST_ASIDES = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +57,7 @@ class SinkRow:
     """A consumer of the results."""
 
     name: str  #: its URL without options
+    behind: int  #: results that it was not brought, at most
     behind_s: float | None  #: age of the oldest result it was not brought; None: it has all
     asides: int  #: results that it could not take
 
@@ -178,11 +177,11 @@ def _reason(queue: Queue, status: Status, why: str, many: int) -> Reason:
 
 
 def _sink(queue: Queue, name: str, now: datetime) -> SinkRow:
-    next_one = next(iter(queue.results(queue.cursor(name), 1)), None)
-    made = next_one.annotated.provenance.finished if next_one and next_one.annotated else None
-    age_s = (now - datetime.fromisoformat(made)).total_seconds() if made else 0.0
+    lag = lag_of(queue, name)
+    age_s = (now - datetime.fromisoformat(lag.since)).total_seconds() if lag.since else 0.0
     return SinkRow(
-        name=name.partition("?")[0],
-        behind_s=max(0.0, age_s) if next_one else None,
-        asides=len(queue.asides(name, MOST_ASIDES)),
+        name=lag.consumer,
+        behind=lag.behind,
+        behind_s=max(0.0, age_s) if lag.behind else None,
+        asides=len(lag.asides),
     )
