@@ -213,6 +213,7 @@ def _series(random, first, count, masks):  # type: ignore[no-untyped-def]
     absent = {"text": np.full(count, "", object), "date": np.full(count, "", object)}
     return {
         "number": np.arange(first, first + count, dtype=np.uint32),
+        "generation": np.zeros(count, np.uint32),
         "series_uid": np.array(uids, object),
         "study_uid": np.array([f"1.2.826.0.1.3680043.9.{s:030d}" for s in studies], object),
         "series_key": np.array([key_of(uid) for uid in uids], np.uint64),

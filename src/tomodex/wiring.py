@@ -20,7 +20,7 @@ from tomodex.disclosure import Disclosure
 from tomodex.errors import BadQuery, Misconfigured, Unavailable
 from tomodex.exclusions import Exclusions, excluding
 from tomodex.identities import Identities, remembering
-from tomodex.indexes import Index, open_index
+from tomodex.indexes import Index, Resident, open_index
 from tomodex.instance import read_instance
 from tomodex.library import Library
 from tomodex.logbook import Logbook
@@ -245,8 +245,20 @@ def index_of(settings: Settings) -> Index:
 
 def cohorts_of(settings: Settings) -> Cohorts:
     """What answers questions of people."""
+    return _cohorts_of(settings, index_of(settings))
+
+
+def lasting_cohorts_of(settings: Settings) -> Cohorts:
+    """The same for a process that answers for long, from memory where its index can."""
+    index = index_of(settings)
+    if isinstance(index, Resident):
+        index.keep_resident()
+    return _cohorts_of(settings, index)
+
+
+def _cohorts_of(settings: Settings, index: Index) -> Cohorts:
     return Cohorts(
-        index_of(settings),
+        index,
         load_terminology(),
         queue_of(settings),
         disclosure_of(settings),

@@ -9,7 +9,7 @@ The scheme of a URL picks one of these; see `registry.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from tomodex.registry import open_adapter
 from tomodex.search import SEARCHABLE, CellCount, Hit, Page, Query, Sample, Seen, Totals
@@ -70,6 +70,14 @@ class Index(Sink, Protocol):
 
     def clear(self) -> None:
         """Forget everything, to be filled from the results feed again."""
+
+
+@runtime_checkable
+class Resident(Protocol):
+    """An index that answers faster from memory, if it is to answer for long."""
+
+    def keep_resident(self) -> None:
+        """Fill the memory in the background; until it is full, answers come as before."""
 
 
 def open_index(url: str) -> Index:

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from tomodex.admission import Askers
+from tomodex.cohorts import Cohorts
 from tomodex.pipeline import software_versions
 from tomodex.selection import load_rules
 from tomodex.settings import Settings
@@ -41,8 +42,8 @@ HEADERS = {
 }
 
 
-def make_app(settings: Settings) -> FastAPI:
-    """The app for these settings.
+def make_app(settings: Settings, cohorts: Cohorts | None = None) -> FastAPI:
+    """The app for these settings; `cohorts` None: what `cohorts_of` them is.
 
     Raises:
         Misconfigured: the queue, the rules or a token cannot be used.
@@ -69,7 +70,7 @@ def make_app(settings: Settings) -> FastAPI:
     app.include_router(identities_router(settings), dependencies=TOKEN)
     tasks = tasks_router(settings, queue, load_rules(settings.rules))
     app.include_router(tasks, dependencies=TOKEN)
-    add_routes(app, settings, cohorts_of(settings), queue)
+    add_routes(app, settings, cohorts or cohorts_of(settings), queue)
     app.include_router(health_router(queue, index_of(settings)))
 
     @app.get(

@@ -15,6 +15,7 @@ from tomodex.heartbeat import beat, beating, working
 from tomodex.rebuilding import Rebuilder
 from tomodex.settings import Settings
 from tomodex.web.app import make_app
+from tomodex.wiring import lasting_cohorts_of
 
 #: Requests at once; more are told to come again (503).
 MOST_AT_ONCE = 200
@@ -70,7 +71,7 @@ def serve(settings: Settings, started: Callable[[int], None]) -> None:
     door = settings.serve
     require_guard(settings)
     config = uvicorn.Config(
-        make_app(settings),
+        make_app(settings, lasting_cohorts_of(settings)),
         http=Prompt,
         log_config=None,
         access_log=False,

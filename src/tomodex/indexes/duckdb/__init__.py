@@ -7,26 +7,34 @@ places.py       which series show structures above, below and between others
 pages.py        counts of what was found, and rows of some of it
 facets.py       counts of the values of a field
 crowds.py       patients of what was found, and of the values of a field
+resident/       all of that in memory, for who asks for long
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 import duckdb
+import numpy as np
+import numpy.typing as npt
 
 from tomodex.annotation import AnnotatedSeries
 from tomodex.errors import Misconfigured, TomodexError, Unavailable
 from tomodex.indexes.duckdb import crowds
 from tomodex.indexes.duckdb.conditions import condition_of
 from tomodex.indexes.duckdb.facets import columns_of, count, count_cells
-from tomodex.indexes.duckdb.pages import hits_of, keys_of, page_of, seen_in, totals_of
+from tomodex.indexes.duckdb.pages import drawn, hits_of, keys_of, page_of, seen_in, totals_of
 from tomodex.indexes.duckdb.places import places_in
-from tomodex.indexes.duckdb.schema import delete, insert, labels
+from tomodex.indexes.duckdb.resident import answering, counting
+from tomodex.indexes.duckdb.resident.image import Image
+from tomodex.indexes.duckdb.resident.keeper import Keeper
+from tomodex.indexes.duckdb.resident.matching import AskTheFile
+from tomodex.indexes.duckdb.schema import erase, insert, labels
 from tomodex.indexes.duckdb.sql import Condition
 from tomodex.indexes.duckdb.store import FileStore, MemoryStore, Store
 from tomodex.probe import Probe, probe_room
@@ -37,7 +45,7 @@ from tomodex.search.crowd import Crowd
 log = logging.getLogger(__name__)
 
 #: Options of the URL, and what they are if it does not say.
-OPTIONS = {"memory": "1GB", "threads": "2", "wait": "10"}
+OPTIONS = {"memory": "1GB", "threads": "2", "wait": "10", "resident": "4GB"}
 
 #: Annotations that may lie out of order: so many, or this part of all if that is more. Then
 #: everything is put in order, which took 24 s for 66 million annotations of 1.7 million series.
@@ -52,12 +60,15 @@ class DuckDBIndex:
     """`duckdb:///var/lib/tomodex/index.duckdb`, or `duckdb:` for one that lives in memory.
 
     Options: `?memory=2GB` and `threads=4` at most for a search, `wait=30` seconds at most for
-    another process.
+    another process; `resident=8GB` at most in the memory of a process that asks for long, which
+    takes nothing there for `resident=no`.
     """
 
     def __init__(self, url: str) -> None:
         options = _options(url)
         settings = {"memory_limit": options["memory"], "threads": options["threads"]}
+        self._most_bytes = _bytes(options["resident"])
+        self._keeper: Keeper | None = None
         path = path_of(url)
         self._folder = path.absolute().parent if path != Path() else None
         self._store: Store = (
@@ -77,29 +88,41 @@ class DuckDBIndex:
 
     def erase(self, series_uids: Sequence[str]) -> None:
         with self._store.writing() as db:
-            delete(db, series_uids)
+            erase(db, series_uids)
 
     def search(self, query: Query, limit: int = 50, offset: int = 0) -> Page:
+        with suppress(AskTheFile):
+            return answering.page_of(self._image(), query, limit, offset)
         with self._asking(query) as (db, condition):
             return page_of(db, condition, limit, offset)
 
     def facets(self, query: Query, fields: Sequence[str]) -> Mapping[str, Mapping[str, int]]:
+        with suppress(AskTheFile):
+            return counting.facets(self._image(), query, fields)
         with self._found(query, columns_of(fields)) as db:
             return {field: count(db, field) for field in fields}
 
     def cells(self, query: Query, fields: Sequence[str]) -> Mapping[str, Mapping[str, CellCount]]:
+        with suppress(AskTheFile):
+            return counting.cells(self._image(), query, fields)
         with self._found(query, ["patient", "patient_key", *columns_of(fields)]) as db:
             return {field: count_cells(db, field) for field in fields}
 
     def crowd(self, query: Query) -> Crowd:
+        with suppress(AskTheFile):
+            return counting.crowd(self._image(), query)
         with self._found(query, crowds.COLUMNS) as db:
             return crowds.crowd(db)
 
     def crowds(self, query: Query, fields: Sequence[str]) -> Mapping[str, Mapping[str, Crowd]]:
+        with suppress(AskTheFile):
+            return counting.crowds(self._image(), query, fields)
         with self._found(query, ["patient", "patient_key", *columns_of(fields)]) as db:
             return {field: crowds.crowds(db, field) for field in fields}
 
     def seen(self, series_uids: Sequence[str]) -> Mapping[str, Sequence[Seen]]:
+        with suppress(AskTheFile):
+            return answering.seen_in(self._image(), series_uids)
         with self._store.reading() as db:
             return seen_in(db, series_uids)
 
@@ -109,16 +132,38 @@ class DuckDBIndex:
         keywords: Sequence[str] = tuple(SEARCHABLE),
         sample: Sample | None = None,
     ) -> Iterator[Sequence[Hit]]:
-        with self._asking(query) as (db, condition):
-            keys = keys_of(db, condition, sample)
+        found = self._keys(query)
+        keys = drawn(found, sample) if sample else found
         for first in range(0, len(keys), BATCH):
-            with self._store.reading() as db:
-                hits = hits_of(db, keys[first : first + BATCH], keywords)
-            yield hits
+            yield self._hits(keys[first : first + BATCH], keywords)
 
     def totals(self) -> Totals:
+        with suppress(AskTheFile):
+            return answering.totals_of(self._image())
         with self._store.reading() as db:
             return totals_of(db)
+
+    def keep_resident(self) -> None:
+        """Answer from memory from now on, as far as it is there; it is filled in the background."""
+        if self._most_bytes and isinstance(self._store, FileStore) and self._keeper is None:
+            self._keeper = Keeper(self._store, self._most_bytes)
+
+    def _image(self) -> Image:
+        if self._keeper is None:
+            raise AskTheFile
+        return self._keeper.image()
+
+    def _keys(self, query: Query) -> npt.NDArray[np.uint64]:
+        with suppress(AskTheFile):
+            return answering.keys_of(self._image(), query)
+        with self._asking(query) as (db, condition):
+            return keys_of(db, condition)
+
+    def _hits(self, keys: npt.NDArray[np.uint64], keywords: Sequence[str]) -> Sequence[Hit]:
+        with suppress(AskTheFile):
+            return answering.hits_of(self._image(), keys, keywords)
+        with self._store.reading() as db:
+            return hits_of(db, keys, keywords)
 
     @contextmanager
     def _asking(self, query: Query) -> Iterator[tuple[duckdb.DuckDBPyConnection, Condition]]:
@@ -168,6 +213,8 @@ class DuckDBIndex:
             log.warning("index_out_of_order", exc_info=True)
 
     def close(self) -> None:
+        if self._keeper is not None:
+            self._keeper.close()
         self._store.close()
 
 
@@ -177,6 +224,16 @@ def _options(url: str) -> Mapping[str, str]:
     if unknown:
         raise Misconfigured(f"no option {unknown[0]!r}; the index has {', '.join(OPTIONS)}")
     return {**OPTIONS, **given}
+
+
+def _bytes(text: str) -> int:
+    """The size that an option says; 0 for "no"."""
+    size = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT])i?B", text, re.IGNORECASE)
+    if text.lower() == "no":
+        return 0
+    if size is None:
+        raise Misconfigured(f"the index's option resident is no or a size as 4GB, not {text!r}")
+    return int(float(size[1]) * 1000 ** (1 + "KMGT".index(size[2].upper())))
 
 
 def _count_unsorted(db: duckdb.DuckDBPyConnection, rows: int) -> bool:

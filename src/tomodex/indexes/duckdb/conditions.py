@@ -8,6 +8,7 @@ from tomodex.errors import BadQuery
 from tomodex.indexes.duckdb.places import Places
 from tomodex.indexes.duckdb.shown import in_bits, rows_of
 from tomodex.indexes.duckdb.sql import ALWAYS, NEVER, Condition, all_of, any_of, within
+from tomodex.instance import Kind
 from tomodex.search import (
     ASKABLE,
     And,
@@ -26,7 +27,7 @@ SEGMENTED = (
 )
 
 #: Columns of a UID and of its key, by what they are asked for.
-_UIDS = {
+UIDS = {
     "SeriesInstanceUID": ("series_uid", "series_key"),
     "StudyInstanceUID": ("study_uid", "study_key"),
 }
@@ -61,29 +62,36 @@ def condition_of(term: Term | None, labels: Mapping[str, int], places: Places) -
 
 
 def _has(has: Has) -> Condition:
-    kind = ASKABLE.get(has.keyword)
-    if kind is None:
-        raise BadQuery(f"{has.keyword} is no attribute; known: {', '.join(ASKABLE)}")
-    if has.keyword in _UIDS:
+    kind = require_sense(has)
+    if has.keyword in UIDS:
         return _identified(has)
     column = f'"{has.keyword}"'
-    conditions = [_valued(has.keyword, kind, value) for value in has.values]
+    conditions = [_valued(has.keyword, value) for value in has.values]
     if has.interval:
         cast = "?::date" if kind == "date" else "?::double"
-        _require_order(has, kind)
         conditions.append(within(column, has.interval, cast))
     known = Condition(f"{column} is not null")
     return all_of([known, any_of(conditions or [ALWAYS])])
 
 
-def _require_order(has: Has, kind: str) -> None:
+def require_sense(has: Has) -> Kind:
+    """The kind of the attribute, which can be asked so.
+
+    Raises:
+        BadQuery: it is unknown, or compared with what it cannot be.
+    """
+    kind = ASKABLE.get(has.keyword)
+    if kind is None:
+        raise BadQuery(f"{has.keyword} is no attribute; known: {', '.join(ASKABLE)}")
     if has.interval and kind == "text":
         raise BadQuery(f"{has.keyword} is text, which has no order")
+    if kind != "text" and any(value != "*" for value in has.values):
+        raise BadQuery(f"{has.keyword} is a {kind}; it is compared, or '= *'")
+    return kind
 
 
 def _identified(has: Has) -> Condition:
-    _require_order(has, "text")
-    uid, key = _UIDS[has.keyword]
+    uid, key = UIDS[has.keyword]
     return any_of([_named(uid, key, value) for value in has.values] or [ALWAYS])
 
 
@@ -96,12 +104,10 @@ def _named(uid: str, key: str, value: str) -> Condition:
     return Condition(f"{key} = ?::ubigint and {uid} = ?", (key_of(value), value))
 
 
-def _valued(keyword: str, kind: str, value: str) -> Condition:
+def _valued(keyword: str, value: str) -> Condition:
     """The attribute is like `value`; lower on both sides, as only SQL's own agree."""
     if value == "*":
         return ALWAYS
-    if kind != "text":
-        raise BadQuery(f"{keyword} is a {kind}; it is compared, or '= *'")
     like = _like("lower(value)", value, "lower(?)")
     words = f"select number from word where keyword = '{keyword}' and {like.sql}"
     return Condition(f'"{keyword}" in ({words})', like.values)

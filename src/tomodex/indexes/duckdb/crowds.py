@@ -59,12 +59,12 @@ def _of_values(db: duckdb.DuckDBPyConnection, field: str) -> Mapping[str, npt.ND
         f"""select distinct "{field}" from found where "{field}" is not null and patient != 0
         order by "{field}" """
     ).fetchall()
-    bits = _bits_by_place(rows["place"].astype(np.int64), rows["key"], len(values))
+    bits = bits_by_place(rows["place"].astype(np.int64), rows["key"], len(values))
     name = names_of(db, field)
     return {name(value): counted for (value,), counted in zip(values, bits, strict=True)}
 
 
-def _bits_by_place(
+def bits_by_place(
     places: npt.NDArray[np.int64], keys: npt.NDArray[np.uint64], many: int
 ) -> npt.NDArray[np.int64]:
     """(many, 64) how many keys at each place have each bit."""

@@ -56,13 +56,10 @@ def page_of(db: duckdb.DuckDBPyConnection, condition: Condition, limit: int, off
     )
 
 
-def keys_of(
-    db: duckdb.DuckDBPyConnection, condition: Condition, sample: Sample | None
-) -> npt.NDArray[np.uint64]:
+def keys_of(db: duckdb.DuckDBPyConnection, condition: Condition) -> npt.NDArray[np.uint64]:
     """Keys of the series that fit, newest study first: they stay when a row is written again."""
     select = f"select series_key from series where {condition.sql} {_NEWEST_FIRST}"
-    keys = db.execute(select, list(condition.values)).fetchnumpy()["series_key"]
-    return _drawn(keys, sample) if sample else keys
+    return db.execute(select, list(condition.values)).fetchnumpy()["series_key"]
 
 
 def hits_of(
@@ -120,10 +117,19 @@ def totals_of(db: duckdb.DuckDBPyConnection) -> Totals:
     )
 
 
-def _select(keywords: Sequence[str]) -> str:
+def require_attributes(keywords: Sequence[str]) -> None:
+    """Refuse to read what is no attribute of a series.
+
+    Raises:
+        BadQuery: one is none.
+    """
     unknown = sorted(set(keywords) - set(SEARCHABLE))
     if unknown:
         raise BadQuery(f"{unknown[0]} is no attribute; known: {', '.join(SEARCHABLE)}")
+
+
+def _select(keywords: Sequence[str]) -> str:
+    require_attributes(keywords)
     columns = [f'"{keyword}"' for keyword in keywords]
     return (
         f"select {', '.join(['series_uid, study_uid, pseudonym, structure_count', *columns])} "
@@ -171,7 +177,7 @@ def _patients(found: Mapping[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.ui
     return keys
 
 
-def _drawn(keys: npt.NDArray[np.uint64], sample: Sample) -> npt.NDArray[np.uint64]:
+def drawn(keys: npt.NDArray[np.uint64], sample: Sample) -> npt.NDArray[np.uint64]:
     """Those with the lowest lots."""
     if len(keys) <= sample.size:
         return keys

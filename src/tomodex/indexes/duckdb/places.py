@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import duckdb
 import numpy as np
@@ -39,6 +40,48 @@ class Ends:
         return Ends(self.series[kept], self.bottom_mm[kept], self.top_mm[kept])
 
 
+class Source(Protocol):
+    """Knows where structures begin and end in some series, which it has places for."""
+
+    def candidates(self, wanted: Sequence[Shows]) -> npt.NDArray[Any]:
+        """Places of the series that show all of these, whatever it is of the sizes."""
+
+    def ends(self, shows: Shows, name: str, candidates: npt.NDArray[Any]) -> Ends | None:
+        """The ends of one of the structures where it is as it should be; None: it is unknown."""
+
+
+def placed(term: Place, source: Source) -> npt.NDArray[Any]:
+    """Those of the candidates in which the subject lies as the term says."""
+    candidates = source.candidates(_mentioned(term))
+    counts = np.zeros(len(candidates), np.uint16)
+    for subject in _found(term, source, candidates):
+        counts[subject] += np.uint16(1)
+    least = len(set(term.subject.structures)) if term.subject.match == "all" else 1
+    return candidates[counts >= least]
+
+
+def _found(term: Place, source: Source, candidates: npt.NDArray[Any]) -> Iterator[Numbers]:
+    """For each structure of the subject, the places of the series where it lies so."""
+    landmarks = [list(_ends(source, shows, candidates)) for shows in _mentioned(term)[1:]]
+    stretches = [Stretches(ends, len(candidates)) for ends in landmarks]
+    for subject in _ends(source, term.subject, candidates):
+        match term:
+            case Between():
+                yield subject.where(_lies_between(subject, *stretches)).series
+            case Above():
+                yield subject.where(stretches[0].lies_above(subject)).series
+            case Below():
+                yield subject.where(stretches[0].lies_below(subject)).series
+
+
+def _ends(source: Source, shows: Shows, candidates: npt.NDArray[Any]) -> Iterator[Ends]:
+    """The ends of each structure in the candidates."""
+    for name in sorted(set(shows.structures)):
+        ends = source.ends(shows, name, candidates)
+        if ends is not None:
+            yield ends
+
+
 class Places:
     """Finds the series of terms about places, and keeps them as tables for one search."""
 
@@ -51,13 +94,8 @@ class Places:
 
     def table(self, term: Place) -> str:
         """The name of a table with the numbers, `series`, of those that the term finds."""
-        candidates = self._candidates(term)
-        counts = np.zeros(len(candidates), np.uint16)
-        for subject in self._found(term, candidates):
-            counts[subject] += np.uint16(1)
-        least = len(set(term.subject.structures)) if term.subject.match == "all" else 1
         name = f"placed_{len(self._tables)}"
-        self._db.register(name, {"series": candidates[counts >= least]})
+        self._db.register(name, {"series": placed(term, self)})
         self._tables.append(name)
         return name
 
@@ -65,39 +103,23 @@ class Places:
         for name in self._tables:
             self._db.unregister(name)
 
-    def _candidates(self, term: Place) -> npt.NDArray[np.uint32]:
-        """Numbers of the series that show subject and landmarks anywhere."""
-        wanted = all_of([in_bits(shows, self._labels) for shows in _mentioned(term)])
-        select = f"select number from series where {wanted.sql}"
-        return self._db.execute(select, list(wanted.values)).fetchnumpy()["number"]
+    def candidates(self, wanted: Sequence[Shows]) -> npt.NDArray[np.uint32]:
+        """Numbers of the series that show all of these anywhere."""
+        shown = all_of([in_bits(shows, self._labels) for shows in wanted])
+        select = f"select number from series where {shown.sql}"
+        return self._db.execute(select, list(shown.values)).fetchnumpy()["number"]
 
-    def _found(self, term: Place, candidates: npt.NDArray[np.uint32]) -> Iterator[Numbers]:
-        """For each structure of the subject, the places of the series where it lies so."""
-        subjects = self._ends(term.subject, candidates)
-        landmarks = [list(self._ends(shows, candidates)) for shows in _mentioned(term)[1:]]
-        stretches = [Stretches(ends, len(candidates)) for ends in landmarks]
-        for subject in subjects:
-            match term:
-                case Between():
-                    yield subject.where(_lies_between(subject, *stretches)).series
-                case Above():
-                    yield subject.where(stretches[0].lies_above(subject)).series
-                case Below():
-                    yield subject.where(stretches[0].lies_below(subject)).series
-
-    def _ends(self, shows: Shows, candidates: npt.NDArray[np.uint32]) -> Iterator[Ends]:
-        """The ends of each structure in the candidates."""
+    def ends(self, shows: Shows, name: str, candidates: npt.NDArray[np.uint32]) -> Ends:
         places = np.full(self._size, -1, np.int32)
         places[candidates] = np.arange(len(candidates), dtype=np.int32)
-        for name in sorted(set(shows.structures)):
-            rows = rows_of(replace(shows, structures=(name,)), self._labels)
-            columns = self._db.execute(
-                f"select series, bottom_mm, top_mm from annotation where {rows.sql}",
-                list(rows.values),
-            ).fetchnumpy()
-            series = places[columns["series"]]
-            ends = Ends(series, columns["bottom_mm"], columns["top_mm"])
-            yield ends.where(series >= 0)
+        rows = rows_of(replace(shows, structures=(name,)), self._labels)
+        columns = self._db.execute(
+            f"select series, bottom_mm, top_mm from annotation where {rows.sql}",
+            list(rows.values),
+        ).fetchnumpy()
+        series = places[columns["series"]]
+        ends = Ends(series, columns["bottom_mm"], columns["top_mm"])
+        return ends.where(series >= 0)
 
 
 class Stretches:

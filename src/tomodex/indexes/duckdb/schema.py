@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
+from uuid import uuid4
 
 import duckdb
 import numpy as np
@@ -54,8 +55,12 @@ create table meta (key text primary key, value text not null);
 create table label (number usmallint primary key, structure text not null unique);
 -- What attributes of kind text say; a series has the number, which is searched and counted faster.
 create table word (number uinteger not null, keyword text not null, value text not null);
+-- Series that are no more, by their former numbers, so that who knows the rest need not look.
+create table gone (number uinteger not null, generation uinteger not null);
 create table series (
     number uinteger not null,
+    -- How often the index had been written when this was, itself included.
+    generation uinteger not null,
     series_uid text not null,
     study_uid text not null,
     -- The first 64 bits of a hash: equal where the UID or pseudonym is, and faster to compare.
@@ -101,8 +106,8 @@ _STORED = ",\n    ".join(_stored(keyword, kind) for keyword, kind in SEARCHABLE.
 
 INSERT_SERIES = f"""
 insert into series
-select number, series_uid, study_uid, series_key, study_key, patient_key, study, patient,
-    pseudonym, seen, structure_count,
+select number, generation, series_uid, study_uid, series_key, study_key, patient_key, study,
+    patient, pseudonym, seen, structure_count,
     {", ".join((*SHOWN, *COMPLETE))},
     {_STORED}
 from new_series
@@ -114,13 +119,21 @@ select structure, series, volume_ml, mean_hu, bottom_mm, top_mm, complete
 from new_annotation order by structure, series
 """
 
+#: For so many generations it is remembered which series are gone.
+KEPT = 10_000
+
 #: Fills empty tables from those of the database `tomodex`: newest study first, as pages show
 #: them, and each structure's annotations together.
-IN_ORDER = """
+IN_ORDER = f"""
 insert into label select * from tomodex.label;
 insert into word select * from tomodex.word;
 insert into series select * from tomodex.series order by "StudyDate" desc nulls last, series_uid;
 insert into annotation select * from tomodex.annotation order by structure, series;
+insert or replace into meta
+select key, value from tomodex.meta where key in ('epoch', 'generation');
+insert into gone
+select * from tomodex.gone
+where generation + {KEPT} > (select value::bigint from meta where key = 'generation');
 """
 
 Columns = dict[str, npt.NDArray[np.generic]]
@@ -129,7 +142,8 @@ Columns = dict[str, npt.NDArray[np.generic]]
 def create_tables(db: duckdb.DuckDBPyConnection) -> None:
     """Make an empty index."""
     db.execute(TABLES)
-    db.execute("insert into meta values ('version', ?), ('unsorted', '0')", [VERSION])
+    values = {"version": VERSION, "unsorted": "0", "epoch": uuid4().hex, "generation": "0"}
+    db.executemany("insert into meta values (?, ?)", list(values.items()))
 
 
 def words_of(numbers: Iterable[int]) -> list[int]:
@@ -193,7 +207,8 @@ def insert(db: duckdb.DuckDBPyConnection, batch: Sequence[AnnotatedSeries]) -> i
     uids = [annotated.series.series_uid for annotated in batch]
     numbers = _series_numbers(db, uids)
     delete(db, uids)
-    new = number_words(db, {**columns, "number": numbers})
+    generation = np.full(len(numbers), _next_generation(db), np.uint32)
+    new = number_words(db, {**columns, "number": numbers, "generation": generation})
     insert_columns(db, INSERT_SERIES, "new_series", new)
     rows = _annotations(shown, numbers, labelled)
     if len(rows["series"]):
@@ -201,8 +216,25 @@ def insert(db: duckdb.DuckDBPyConnection, batch: Sequence[AnnotatedSeries]) -> i
     return len(rows["series"])
 
 
-def delete(db: duckdb.DuckDBPyConnection, series_uids: Sequence[str]) -> None:
-    """Forget these series, if they are there."""
+def erase(db: duckdb.DuckDBPyConnection, series_uids: Sequence[str]) -> None:
+    """Forget these series, if they are there, and have others know of it."""
+    numbers = delete(db, series_uids)
+    if numbers:
+        db.execute(
+            "insert into gone select unnest(?), ?::uinteger", [numbers, _next_generation(db)]
+        )
+
+
+def _next_generation(db: duckdb.DuckDBPyConnection) -> int:
+    ((generation,),) = db.execute(
+        """update meta set value = (value::bigint + 1)::text where key = 'generation'
+        returning value"""
+    ).fetchall()
+    return int(generation)
+
+
+def delete(db: duckdb.DuckDBPyConnection, series_uids: Sequence[str]) -> list[int]:
+    """Take out the rows of these series, if they are there; return their numbers."""
     numbers = list(_known_numbers(db, series_uids).values())
     if numbers:
         db.execute("delete from annotation where series in (select unnest(?))", [numbers])
@@ -212,6 +244,7 @@ def delete(db: duckdb.DuckDBPyConnection, series_uids: Sequence[str]) -> None:
             [numbers],
         )
         _forget_words(db, {word for (some,) in words.fetchall() for word in some if word})
+    return numbers
 
 
 def _words(

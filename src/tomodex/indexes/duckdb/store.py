@@ -42,6 +42,14 @@ _FULL = ("No space left", "Could not write", "quota exceeded")
 _DAMAGED = (duckdb.FatalException, duckdb.InternalException, duckdb.SerializationException)
 
 
+#: What a file system says of the file and of its journal: inode, size, time of the last change.
+State = tuple[int, int, int]
+Stamp = tuple[State | None, State | None]
+
+#: Two changes of a file that are so near may have the same time.
+TICK_NS = 50_000_000
+
+
 class Store(Protocol):
     """Somewhere to keep the tables."""
 
@@ -124,15 +132,20 @@ class FileStore:
             Unavailable: a writer did not finish in time.
             Misconfigured: the file is damaged, or of another version.
         """
-        with self._seats:
-            self._enter()
-            try:
-                with self._translated(), self._db.cursor() as cursor:
-                    cursor.execute("use tomodex")
-                    yield cursor
-            finally:
-                self._room.leave()
-                self._leave_if(self._is_wanted)
+        with self._seats, self._inside(self._wait_s) as db:
+            yield db
+
+    @contextmanager
+    def reading_now(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """The same, for something short; raises Unavailable at once if there is a writer."""
+        with self._inside(0.0) as db:
+            yield db
+
+    def stamp(self) -> Stamp | None:
+        """What changes with the file; None where it changed just now, and may without showing."""
+        stamp = (_state(self._path), _state(_journal(self._path)))
+        latest = max((state[-1] for state in stamp if state), default=0)
+        return stamp if time.time_ns() > latest + TICK_NS else None
 
     @contextmanager
     def writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -147,7 +160,7 @@ class FileStore:
             with self._alone(), self._attached(""):
                 self._db.execute("checkpoint")
             with self._replacement():
-                self._enter()
+                self._enter(self._wait_s)
                 try:
                     self._db.execute(IN_ORDER)
                 finally:
@@ -167,7 +180,19 @@ class FileStore:
         with self._opening:
             if self._open:
                 self._open = False
-                self._detach("tomodex")
+                with self._aside() as db:
+                    self._detach(db, "tomodex")
+
+    @contextmanager
+    def _inside(self, wait_s: float) -> Iterator[duckdb.DuckDBPyConnection]:
+        self._enter(wait_s)
+        try:
+            with self._translated(), self._db.cursor() as cursor:
+                cursor.execute("use tomodex")
+                yield cursor
+        finally:
+            self._room.leave()
+            self._leave_if(self._is_wanted)
 
     def _start(self) -> duckdb.DuckDBPyConnection:
         return _engine(self._options, (self._path, self._fresh))
@@ -194,7 +219,7 @@ class FileStore:
                     yield
                     self._db.execute("checkpoint fresh")
                 finally:
-                    self._detach("fresh")
+                    self._detach(self._db, "fresh")
             with self._alone():
                 self._send_out()
                 # A journal is of one file; left behind, it would be read into its successor.
@@ -215,9 +240,9 @@ class FileStore:
         for left_over in (self._fresh, _journal(self._fresh)):
             left_over.unlink(missing_ok=True)
 
-    def _enter(self) -> None:
+    def _enter(self, wait_s: float) -> None:
         """Come in to read, the file open."""
-        deadline = time.monotonic() + self._wait_s
+        deadline = time.monotonic() + wait_s
         while not self._room.enter(self._is_wanted):
             self._leave_if(lambda: True)
             if time.monotonic() > deadline:
@@ -232,19 +257,26 @@ class FileStore:
             raise
 
     def _open_to_read(self, deadline: float) -> None:
-        self._attach("(read_only)", deadline)
-        try:
-            with self._translated():
-                self._check_version()
-        except BaseException:
-            self._detach("tomodex")
-            raise
+        with self._aside() as db:
+            self._attach(db, "(read_only)", deadline)
+            try:
+                with self._translated():
+                    self._check_version(db)
+            except BaseException:
+                self._detach(db, "tomodex")
+                raise
         self._open = True
         self._room.remember(self)
         if not self._watched:
             self._watched = True
             self._watchers[:] = [threading.Thread(target=self._watch, daemon=True)]
             self._watchers[0].start()
+
+    @contextmanager
+    def _aside(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection for one reader, as the other may be putting everything in order just now."""
+        with self._translated(), self._db.cursor() as db:
+            yield db
 
     def _watch(self) -> None:
         """Close the file when somebody else wants to write it, or nobody reads it for a while."""
@@ -281,28 +313,28 @@ class FileStore:
 
     @contextmanager
     def _attached(self, how: str) -> Iterator[None]:
-        self._attach(how, time.monotonic() + self._wait_s)
+        self._attach(self._db, how, time.monotonic() + self._wait_s)
         with self._translated():
             try:
-                self._check_version()
+                self._check_version(self._db)
                 self._db.execute("use tomodex")
                 yield
             finally:
-                self._detach("tomodex")
+                self._detach(self._db, "tomodex")
 
-    def _detach(self, name: str) -> None:
+    def _detach(self, db: duckdb.DuckDBPyConnection, name: str) -> None:
         try:
-            self._db.execute("use memory")
-            self._db.execute(f"detach {name}")
+            db.execute("use memory")
+            db.execute(f"detach {name}")
         except duckdb.Error:
             # A fatal error stops the engine for good.
             self._db.close()
             self._db = self._start()
 
-    def _attach(self, how: str, deadline: float) -> None:
+    def _attach(self, db: duckdb.DuckDBPyConnection, how: str, deadline: float) -> None:
         while True:
             try:
-                self._db.execute(f"attach {_literal(self._path)} as tomodex {how}")
+                db.execute(f"attach {_literal(self._path)} as tomodex {how}")
                 return
             except duckdb.Error as error:
                 if _TAKEN not in str(error):
@@ -339,10 +371,10 @@ class FileStore:
                 f"the index {self._path} cannot be written: {error.strerror}"
             ) from error
 
-    def _check_version(self) -> None:
+    def _check_version(self, db: duckdb.DuckDBPyConnection) -> None:
         select = "select value from tomodex.meta where key = 'version'"
         try:
-            row = self._db.execute(select).fetchone()
+            row = db.execute(select).fetchone()
         except duckdb.CatalogException as error:
             raise self._unusable("is no index") from error
         if row != (VERSION,):
@@ -411,6 +443,14 @@ def _engine(options: Mapping[str, str], files: Sequence[Path]) -> duckdb.DuckDBP
     db.execute("set enable_progress_bar = false")
     db.execute("set lock_configuration = true")
     return db
+
+
+def _state(path: Path) -> State | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _journal(path: Path) -> Path:
