@@ -72,8 +72,10 @@ class Bridge(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     servers: str = ""  #: brokers as host:port, with commas between them
-    tasks: str = "impetus.ct-indexer.index"  #: topic that tasks come from
+    tasks: str = "impetus.ct-indexer.index"  #: topic that tasks come from; "": none
     results: str = "impetus.ct-indexer.index.results"  #: topic for what was found
+    mask_tasks: str = ""  #: topic that tasks of its segmentation mode come from; "": none
+    mask_results: str = "impetus.ct-indexer.segmentation.results"  #: topic for where masks are
     errors: str = "medicsh.datalake.json.impax.ct-indexer.error"  #: topic for what failed
     group: str = "impetus-ct-indexer-index-grp-0"  #: consumer group
     labels: Literal["whole", "all"] = "whole"  #: as there, or with structures that are cut

@@ -40,6 +40,7 @@ from tomodex.settings import Settings
 from tomodex.terminology import load_terminology
 from tomodex.wiring import (
     audit_of,
+    bridged_destination,
     destination_url,
     operations_of,
     queue_of,
@@ -64,6 +65,9 @@ IDLE_S = 1.0
 
 #: What does not answer is asked again after so long, and then after so much longer.
 REST_S, REST_FACTOR = 60.0, 15.0
+
+#: Whoever may write to the topic of the predecessor's segmentation mode, which gave them masks.
+BRIDGE = Asker(name="bridge", roles=frozenset({"researcher"}))
 
 #: PS3.5 9.1; over HTTP nothing else is a series, above all no path.
 UID = r"[0-9.]{1,64}"
@@ -250,8 +254,27 @@ def place_order(settings: Settings, order: Order, asker: Asker, key: str = "") -
     return operations_of(settings).put(KIND, order.model_dump_json(), asker.name, key)
 
 
-def require_placeable(settings: Settings, order: Order, asker: Asker) -> None:
+def place_bridged(settings: Settings, order: Order, key: str) -> Operation:
+    """Remember an order that came over the bridge from the predecessor's topic.
+
+    Raises:
+        BadQuery: as `require_placeable`.
+    """
+    require_placeable(settings, order, BRIDGE, bridged_destination)
+    audit_of(settings).write(BRIDGE, KIND, ",".join(order.structures), **_facts(order))
+    return operations_of(settings).put(KIND, order.model_dump_json(), BRIDGE.name, key)
+
+
+def require_placeable(
+    settings: Settings,
+    order: Order,
+    asker: Asker,
+    known: Callable[[Settings, str], str] = destination_url,
+) -> None:
     """Whoever is outside may name what is configured and nothing else.
+
+    Args:
+        known: the URL of a destination that may be named; "": it may not.
 
     Raises:
         Forbidden: they may not see single series, so not their masks either.
@@ -260,9 +283,9 @@ def require_placeable(settings: Settings, order: Order, asker: Asker) -> None:
     asker.require("rows")
     if not re.fullmatch(UID, order.series):
         raise BadQuery("series is a Series Instance UID")
-    if not destination_url(settings, order.to):
-        known = ", ".join(sorted(settings.destinations)) or "none"
-        raise BadQuery(f"{order.to[:200]} is no configured destination; configured are: {known}")
+    if not known(settings, order.to):
+        names = ", ".join(sorted(settings.destinations)) or "none"
+        raise BadQuery(f"{order.to[:200]} is no configured destination; configured are: {names}")
     if order.source:
         task_source(settings, order.source)
     elif not queue_of(settings).states(order.series):

@@ -295,7 +295,7 @@ def saved_of(settings: Settings) -> SavedCohorts:
 def store_of(settings: Settings, given: str) -> Store:
     """Where files are put: a configured destination or a folder in one, a URL or a folder."""
     _make_data_folder(settings.data)
-    return open_store(_url(destination_url(settings, given) or given), settings.data)
+    return open_store(_url(bridged_destination(settings, given) or given), settings.data)
 
 
 def destination_url(settings: Settings, given: str) -> str:
@@ -312,6 +312,12 @@ def destination_url(settings: Settings, given: str) -> str:
         return ""
     options = urlsplit(settings.destinations[around[0]]).query
     return f"{given}?{options}" if options else given
+
+
+def bridged_destination(settings: Settings, given: str) -> str:
+    """The same for a task that came over the bridge, which may name any bucket of its store."""
+    known = destination_url(settings, given)
+    return known or (_in_any_bucket(settings, given) if is_bare(given) else "")
 
 
 def destination_folder(settings: Settings, name: str) -> Path | None:

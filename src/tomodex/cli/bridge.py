@@ -24,7 +24,8 @@ def bridge(
     """Take tasks of the IMPETUS CT Indexer from Kafka, do them, and answer in its words."""
     from functools import partial
 
-    from tomodex.bridging import be_bridge, read_env
+    from tomodex.bridging import be_bridge
+    from tomodex.bridging.env import read_env
     from tomodex.errors import Misconfigured
     from tomodex.running import run
     from tomodex.worker import leave_on_sigterm

@@ -42,11 +42,30 @@ def result_message(
         "identification": task["identification"],
         "s3-input": task["s3-input"],
         "provenance": _versions(annotated),
-        "duration": {
-            "total": _clock(total_s),
-            "loading": _clock(loading_s),
-            "indexing": _clock(total_s - loading_s),
-        },
+        "duration": _duration(total_s, loading_s),
+        "dateCreated": now.strftime(_CLOCK),
+    }
+
+
+def masks_message(
+    made: Mapping[str, str], software: Mapping[str, str], task: Message, now: datetime
+) -> dict[str, Any]:
+    """The answer to `task` of its segmentation mode: the names of the files that were stored.
+
+    There it was a set of these names, which no message can hold, so nobody ever read one.
+
+    Args:
+        made: what the operation says that made them.
+        software: versions by package.
+    """
+    loading_s, total_s = float(made["loading_s"]), float(made["total_s"])
+    return {
+        "files": sorted(made["files"].split(",")),
+        "identification": task["identification"],
+        "s3-input": task["s3-input"],
+        "s3-output": task["s3-output"],
+        "provenance": {**software, "algorithm": made["algorithm"]},
+        "duration": _duration(total_s, loading_s),
         "dateCreated": now.strftime(_CLOCK),
     }
 
@@ -75,6 +94,14 @@ def _versions(annotated: AnnotatedSeries) -> dict[str, str]:
     if provenance.algorithm:
         versions["algorithm"] = provenance.algorithm.name
     return versions
+
+
+def _duration(total_s: float, loading_s: float) -> dict[str, str]:
+    return {
+        "total": _clock(total_s),
+        "loading": _clock(loading_s),
+        "indexing": _clock(total_s - loading_s),
+    }
 
 
 def _clock(seconds: float) -> str:
