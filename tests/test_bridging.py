@@ -264,15 +264,22 @@ def test_a_bridge_that_is_killed_between_an_answer_and_its_note_answers_once(
 ):
     memory = Memory(settings.data / "bridge.db")
     bridge = opened(settings, topics, queue, memory)
-    topics.coming = [Message(b"no task", 1), Message(b"none either", 2)]
+    topics.coming = [Message(b"no task", 1), Message(task(), 2), Message(b"none either", 3)]
     topics.dies = dies
     with pytest.raises(Unavailable):
         look(bridge)
     memory.close()
     again = Memory(settings.data / "bridge.db")
-    look(opened(settings, topics, queue, again))
+    anew = opened(settings, topics, queue, again)
+    look(anew)
+    settle(queue, ONE)
+    look(anew)
     again.close()
-    assert [answer.value["message"] for answer in topics.sent] == ["no task", "none either"]
+    assert [answer.value.get("message", "found") for answer in topics.sent] == [
+        "no task",
+        "none either",
+        "found",
+    ]
 
 
 def test_a_message_that_comes_again_after_its_answer_is_not_answered_again(
@@ -539,6 +546,18 @@ def test_the_old_env_file_is_understood(tmp_path: Path, monkeypatch: pytest.Monk
     assert (door.group, door.errors) == ("site-group", "site.errors")
     assert "endpoint=http%3A%2F%2Fstore%3A9000" in door.store
     assert "very secret" not in repr(settings)
+
+
+def test_the_old_env_file_of_the_segmentation_mode_is_understood():
+    given = {
+        "MODUS": "segmentation",
+        "BOOTSTRAP_SERVER": "b",
+        "INCOMING_INDEX_TOPIC_NAME": "not this",
+        "OUTGOING_SEGMENTATION_TOPIC_NAME": "site.masks",
+    }
+    door = load_settings(**settings_of_env(given)).bridge
+    assert (door.tasks, door.mask_tasks) == ("", "impetus.ct-indexer.segmentation")
+    assert (door.mask_results, door.group) == ("site.masks", "ct-indexer-segmentation-grp-0")
 
 
 @pytest.mark.parametrize(

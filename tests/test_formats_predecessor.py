@@ -9,7 +9,7 @@ from datetime import datetime
 
 from tests.annotated import LIVER, ONE, SPLEEN
 from tomodex.annotation import Coding
-from tomodex.formats.predecessor import error_message, result_message
+from tomodex.formats.predecessor import error_message, masks_message, result_message
 
 NOW = datetime(2026, 11, 23, 9, 5, 7).astimezone()
 
@@ -65,6 +65,31 @@ def test_a_code_that_nobody_has_keeps_its_place():
 def test_whatever_else_identified_the_series_comes_back_as_it_came():
     task = {**TASK, "identification": {**TASK["identification"], "case": 7}}
     assert result_message(TIMED, task, "whole", NOW)["identification"]["case"] == 7
+
+
+#: `kafka_consumer.py` adds these members, in this order, to the names that `segment_ct` returns.
+GOLDEN_MASKS = {
+    "files": ["liver.nii.gz", "statistics.json"],
+    "identification": TASK["identification"],
+    "s3-input": TASK["s3-input"],
+    "s3-output": {"s3-bucket": "masks", "s3-path": "of/test"},
+    "provenance": {"torch": "2.0", "algorithm": "drawn by hand"},
+    "duration": {"total": "0:01:01.750000", "loading": "0:00:01.750000", "indexing": "0:01:00"},
+    "dateCreated": "2026-11-23T09:05:07",
+}
+
+
+def test_where_masks_are_is_said_in_the_predecessors_shape():
+    made = {
+        "files": "statistics.json,liver.nii.gz",
+        "loading_s": "1.750",
+        "total_s": "61.750",
+        "algorithm": "drawn by hand",
+    }
+    task = {**TASK, "s3-output": GOLDEN_MASKS["s3-output"]}
+    message = masks_message(made, {"torch": "2.0"}, task, NOW)
+    assert message == GOLDEN_MASKS
+    assert list(message) == list(GOLDEN_MASKS)
 
 
 def test_an_error_is_said_in_the_predecessors_shape():

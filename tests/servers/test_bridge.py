@@ -7,14 +7,16 @@ import io
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 import pytest
@@ -36,7 +38,7 @@ LEFT_OUT = next(case for case in DEMO if case.reason)
 
 @contextmanager
 def bridge(folder: Path, segmenter: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`tomodex bridge`, as a site starts it."""
+    """`tomodex bridge`, as a site starts it, with its processes in a group of their own."""
     environment = {
         **os.environ,
         "TOMODEX_DATA": str(folder / "data"),
@@ -45,7 +47,9 @@ def bridge(folder: Path, segmenter: str) -> Iterator[subprocess.Popen[bytes]]:
     start = "from tomodex.cli import main; main()"
     command = [sys.executable, "-c", start, "bridge", "--env", str(folder / ".env")]
     with (folder / "bridge.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
         try:
             yield process
         finally:
@@ -53,7 +57,28 @@ def bridge(folder: Path, segmenter: str) -> Iterator[subprocess.Popen[bytes]]:
             process.wait(60)
 
 
-def topics(broker: str, folder: Path, store: Store) -> Mapping[str, str]:
+def killed_when(folder: Path, segmenter: str, happened: Callable[[], bool]) -> None:
+    """Run the bridge until something has happened, and kill all of its processes that moment."""
+    with bridge(folder, segmenter) as process:
+        end = time.monotonic() + 120
+        while not happened():
+            assert time.monotonic() < end, (folder / "bridge.log").read_text()
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def counted(file: Path, select: str) -> int:
+    """What a file of the data folder says, as soon as it is there."""
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as db:
+            return int(db.execute(select).fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+
+
+def topics(
+    broker: str, folder: Path, store: Store, mode: Literal["index", "segmentation"]
+) -> Mapping[str, str]:
     """New topics, and the predecessor's `.env` that names them."""
     names = {name: f"{name}-{uuid4().hex[:8]}" for name in ("tasks", "results", "errors")}
     admin = AdminClient({"bootstrap.servers": broker})
@@ -61,12 +86,12 @@ def topics(broker: str, folder: Path, store: Store) -> Mapping[str, str]:
     for done in made.values():
         done.result(60)
     (folder / ".env").write_text(f"""
-MODUS = "index"
+MODUS = "{mode}"
 BOOTSTRAP_SERVER={broker}
-INCOMING_INDEX_TOPIC_NAME="{names["tasks"]}"
-OUTGOING_INDEX_TOPIC_NAME="{names["results"]}"
+INCOMING_{mode.upper()}_TOPIC_NAME="{names["tasks"]}"
+OUTGOING_{mode.upper()}_TOPIC_NAME="{names["results"]}"
 ERROR_TOPIC_NAME="{names["errors"]}"
-INDEX_CONSUMER_GROUP="group-{names["tasks"]}"
+{mode.upper()}_CONSUMER_GROUP="group-{names["tasks"]}"
 S3_ENDPOINT="127.0.0.1:{store.port}"
 S3_ACCESS_KEY="{KEY}"
 S3_SECRET_KEY="{SECRET}"
@@ -91,7 +116,7 @@ def order(broker: str, topic: str, tasks: list[Json | str]) -> None:
 
 
 def read(broker: str, names: Mapping[str, str], many: int, seconds: float) -> dict[str, list[Json]]:
-    """What has come on each topic of answers, as soon as there is so much of it."""
+    """What has come on each topic of answers: so much, and what comes in some seconds after it."""
     consumer = Consumer(
         {
             "bootstrap.servers": broker,
@@ -102,10 +127,12 @@ def read(broker: str, names: Mapping[str, str], many: int, seconds: float) -> di
     consumer.subscribe([names["results"], names["errors"]])
     found: dict[str, list[Json]] = {names["results"]: [], names["errors"]: []}
     end = time.monotonic() + seconds
-    while sum(map(len, found.values())) < many and time.monotonic() < end:
+    while time.monotonic() < end:
         message = consumer.poll(0.5)
         if message is not None and message.error() is None:
             found[message.topic()].append(json.loads(message.value()))
+            if sum(map(len, found.values())) == many:
+                end = min(end, time.monotonic() + 5)
     consumer.close()
     return found
 
@@ -122,7 +149,7 @@ def test_tasks_of_the_predecessor_are_answered_in_its_words(
     broker: str, store: Store, tmp_path: Path
 ) -> None:
     *seen, left_out = write_phantoms(tmp_path / "phantoms", [*SEGMENTED[:2], LEFT_OUT])
-    names = topics(broker, tmp_path, store)
+    names = topics(broker, tmp_path, store, "index")
     tasks: list[Json | str] = []
     for truth in (*seen, left_out):
         store_tar(store, tmp_path / "phantoms" / truth.name, f"{truth.name}.tar")
@@ -152,19 +179,63 @@ def test_tasks_of_the_predecessor_are_answered_in_its_words(
     assert {one["type"] for one in wrong} == {left_out.verdict, "Validation"}
 
 
-def test_nothing_is_lost_when_the_bridge_is_killed(
+def test_every_task_is_answered_once_whenever_the_bridge_is_killed(
     broker: str, store: Store, tmp_path: Path
 ) -> None:
     truths = write_phantoms(tmp_path / "phantoms", SEGMENTED[:3])
-    names = topics(broker, tmp_path, store)
+    names = topics(broker, tmp_path, store, "index")
     for truth in truths:
         store_tar(store, tmp_path / "phantoms" / truth.name, f"{truth.name}.tar")
     order(broker, names["tasks"], [task_of(t, f"{t.name}.tar") for t in truths])
-    with bridge(tmp_path, "none:") as first:
-        time.sleep(6)
-        first.kill()
+    remembered = tmp_path / "data" / "bridge.db"
+    # While answers are given, which is when one could get lost or come twice.
+    given = partial(counted, remembered, "select max(batch) from bridge")
+    killed_when(tmp_path, "none:", given)
     with bridge(tmp_path, "none:"):
         found = read(broker, names, len(truths), 120)
     answered = [one["identification"]["series"] for one in found[names["results"]]]
     assert sorted(answered) == sorted(truth.series_uid for truth in truths)
     assert not found[names["errors"]]
+
+
+def test_masks_lie_where_the_predecessor_laid_them_whenever_the_bridge_is_killed(
+    broker: str, store: Store, tmp_path: Path
+) -> None:
+    *seen, left_out = write_phantoms(tmp_path / "phantoms", [*SEGMENTED[:2], LEFT_OUT])
+    names = topics(broker, tmp_path, store, "segmentation")
+    store.client.create_bucket(Bucket="masks")
+    tasks: list[Json | str] = []
+    for truth in (*seen, left_out):
+        store_tar(store, tmp_path / "phantoms" / truth.name, f"{truth.name}.tar")
+        output = {"s3-bucket": "masks", "s3-path": f"of/{truth.name}"}
+        tasks.append({**task_of(truth, f"{truth.name}.tar"), "s3-output": output})
+    order(broker, names["tasks"], [*tasks, {"identification": {}}])
+    ordered = tmp_path / "data" / "operations.db"
+    begun = "select count(*) from operation where status = 'in-progress'"
+    killed_when(tmp_path, "phantom:", partial(counted, ordered, begun))
+    with bridge(tmp_path, "phantom:"):
+        found = read(broker, names, 4, 240)
+    results = {one["identification"]["series"]: one for one in found[names["results"]]}
+    assert len(results) == len(found[names["results"]]) == len(seen)
+    for truth, task in zip(seen, tasks, strict=False):
+        answer = results[truth.series_uid]
+        assert list(answer) == [
+            "files",
+            "identification",
+            "s3-input",
+            "s3-output",
+            "provenance",
+            "duration",
+            "dateCreated",
+        ]
+        assert isinstance(task, dict)
+        assert {key: answer[key] for key in task} == task
+        listed = store.client.list_objects_v2(Bucket="masks", Prefix=f"of/{truth.name}/")
+        stored = [one["Key"].rpartition("/")[2] for one in listed["Contents"]]
+        assert sorted(stored) == answer["files"]
+        said = store.client.get_object(Bucket="masks", Key=f"of/{truth.name}/statistics.json")
+        structures = json.loads(said["Body"].read())
+        masks = {f"{name}.nii.gz" for name in structures}
+        assert set(stored) == masks | {"statistics.json", "labels.json"}
+    wrong = [ast.literal_eval(one["error"]) for one in found[names["errors"]]]
+    assert sorted(one["type"] for one in wrong) == ["Segmentation", "Validation"]

@@ -115,12 +115,15 @@ class Memory:
         return bool(self._db.execute(select).fetchall())
 
     def end(self, number: int) -> None:
-        """This batch was given, and none after it; what its tasks said is forgotten."""
+        """This batch was given, and none after it; what its tasks said is forgotten.
+
+        0 is no batch: none was given.
+        """
         now = self._now()
         with self._writing() as db:
             db.execute(
                 """update task set message = '', fault = '', answered_s = ?
-                where batch = ? and answered_s is null""",
+                where batch = ? and batch > 0 and answered_s is null""",
                 (now, number),
             )
             db.execute("update task set batch = 0 where answered_s is null")
