@@ -7,10 +7,13 @@ where it has to succeed, as it would prove nothing otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
+import apsw
 import numpy as np
 import pytest
 from hypothesis import given
@@ -47,10 +50,20 @@ class Forgetful(AnsweredCrowds):
 
 
 class Blunt(Disclosure):
-    """Has the same threshold for all questions."""
+    """Has the same threshold for all crowds."""
 
-    def _enough(self, question: bytes) -> int:
+    def _enough(self, crowd: Crowd) -> int:
         return self.fewest
+
+
+class Wordy(Disclosure):
+    """Draws the threshold anew whenever it is asked."""
+
+    asked = 0
+
+    def _enough(self, crowd: Crowd) -> int:
+        self.asked += 1
+        return self.fewest + 1 + int(self._draw("enough", str(self.asked).encode()) * self.fewest)
 
 
 class Exact(Disclosure):
@@ -284,6 +297,27 @@ def test_one_person_more_does_not_make_a_small_crowd_a_large_one():
     assert abs(told[12] - told[11]) <= 25
 
 
+def last_is_told(kind: type[Disclosure], wordings: int) -> float:
+    """How often an adversary who knows all of a small crowd but one finds out about that one.
+
+    They ask for it in so many wordings, and know how often a crowd with the one is told of.
+    """
+    random, right = np.random.default_rng(4), []
+    for turn in range(200):
+        keys, patient = random_keys(random, int(random.integers(11, 20))), turn % 2 == 0
+        asked = crowd(keys if patient else keys[:-1])
+        disclosure = kind(random.bytes(16), K, AnsweredCrowds(None, 10**9))
+        told = [disclosure.tell(EVE, question(n), asked) != Told() for n in range(wordings)]
+        middle = (len(keys) - K - 0.5) / K
+        right.append((np.mean(told) > middle) == patient)
+    return float(np.mean(right))
+
+
+def test_asking_in_many_other_words_does_not_tell_whether_a_small_crowd_has_one_more():
+    assert last_is_told(Disclosure, 60) <= NEAR_CHANCE
+    assert last_is_told(Wordy, 60) >= 0.75
+
+
 def test_asking_in_many_other_words_does_not_tell_how_near_a_crowd_is_to_another():
     """Nor does it with one person more: what was answered once is answered so again."""
     random = np.random.default_rng(1)
@@ -371,6 +405,32 @@ def hidden_is_told(disclosure_of: Callable[[], Disclosure]) -> float:
 def test_a_withheld_cell_does_not_follow_from_the_total_and_the_others():
     assert abs(hidden_is_told(protected) - 0.5) <= 0.1
     assert hidden_is_told(lambda: Exact(KEY, K, Forgetful(None, 10**9))) == 1.0
+
+
+def test_a_withheld_value_does_not_stand_alone():
+    """Neither where few have it nor where nobody does, so that it tells nothing of either."""
+    known = {"PatientSex": ("F", "M", "O")}
+    keys = [random_keys(np.random.default_rng(n), many) for n, many in enumerate((300, 200, 5))]
+    all_three = {sex: crowd(some) for sex, some in zip("FMO", keys, strict=True)}
+    for cells in (all_three, {sex: all_three[sex] for sex in "FM"}):
+        told = protected().tell_cells(EVE, question(1), {"PatientSex": cells}, known)["PatientSex"]
+        assert list(told) == ["F"]
+    two_withheld = {"F": all_three["F"], "O": all_three["O"]}
+    told = protected().tell_cells(EVE, question(1), {"PatientSex": two_withheld}, known)
+    assert list(told["PatientSex"]) == ["F"]
+
+
+def test_a_viewer_who_asks_for_one_of_two_values_is_told_of_neither():
+    cohorts = cohorts_of(hospital(), protected())
+    assert {cell.value for cell in cohorts.facets(EVE, "", ("PatientSex",))["PatientSex"]} == {
+        "F",
+        "M",
+    }
+    assert cohorts.facets(EVE, "women", ("PatientSex",)) == {"PatientSex": ()}
+    # What a series can show several of does not add up, so nothing follows from the rest.
+    everything = cohorts.facets(EVE, "", ("structure",))["structure"]
+    without_one = cohorts.facets(EVE, f"not {everything[0].value}", ("structure",))["structure"]
+    assert len(without_one) == len(everything) - 1
 
 
 def test_values_that_few_have_are_listed_nowhere():
@@ -574,6 +634,39 @@ def test_it_can_be_told_how_far_crowds_are_apart(common, only_one, only_other, s
         assert one.distance(other) == apart
     else:
         assert apart * 0.2 <= one.distance(other) <= apart * 2.2
+
+
+def crowds_in(file: Path) -> list[tuple[int]]:
+    with closing(apsw.Connection(str(file))) as db:
+        return db.execute("select patients from crowd order by id").fetchall()
+
+
+def test_crowds_that_were_not_used_for_long_are_forgotten_and_others_are_not(tmp_path):
+    now, file = [0.0], tmp_path / "answered.db"
+    answered = AnsweredCrowds(file, 10, now=lambda: now[0], most_crowds=3)
+    random = np.random.default_rng(1)
+    kept, old, *more = [crowd(random_keys(random, 100 * n)) for n in range(1, 6)]
+    for one in (kept, old):
+        answered.nearest(one, 10)
+    now[0] += 300 * 86_400
+    answered.nearest(kept, 10)
+    now[0] += 200 * 86_400
+    answered.nearest(more[0], 10)
+    assert crowds_in(file) == [(100,), (300,)]
+    for one in more[1:]:
+        answered.nearest(one, 10)
+    now[0] += 86_400
+    answered.nearest(more[0], 10)
+    assert crowds_in(file) == [(300,), (400,), (500,)]
+
+
+def test_crowds_of_an_earlier_version_are_still_known(tmp_path):
+    file = tmp_path / "answered.db"
+    keys = random_keys(np.random.default_rng(1), 40)
+    told = AnsweredCrowds(file, 10).nearest(crowd(keys), 10)
+    with closing(apsw.Connection(str(file))) as db:
+        db.execute("alter table crowd drop column day")
+    assert AnsweredCrowds(file, 10).nearest(crowd(keys[1:]), 10) == told
 
 
 def test_what_was_told_is_kept_as_numbers_alone(tmp_path):

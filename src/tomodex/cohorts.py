@@ -6,7 +6,7 @@ written into the audit log.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
@@ -19,6 +19,7 @@ from tomodex.auditlog import Audit, NoAudit
 from tomodex.chips import NAMES, UNITS, Chip, chips_of
 from tomodex.completion import Completion, complete
 from tomodex.disclosure import (
+    ADDING_UP,
     COARSE,
     COUNTED,
     Disclosure,
@@ -55,6 +56,9 @@ MOST_FIELDS = 20
 
 #: So old may the crowds of the whole index be.
 CROWDS_S = 60.0
+
+#: So old may the values be that a field is known to have.
+KNOWN_S = 3600.0
 
 NO_AUDIT = NoAudit()
 
@@ -155,6 +159,7 @@ class Cohorts:
         self._audit = audit
         self._counted: tuple[float, Totals | None] = (0.0, None)
         self._of_all: dict[str, tuple[float, Mapping[str, Crowd]]] = {}
+        self._told_values: dict[str, tuple[float, tuple[str, ...]]] = {}
         self._listed: dict[str, tuple[float, tuple[Cell, ...]]] = {}
 
     @property
@@ -359,11 +364,21 @@ class Cohorts:
     ) -> Mapping[str, Mapping[str, int]]:
         require_counted(fields)
         disclosure, query = self._guarded(), self._coarse(text)
-        cells = disclosure.tell_cells(asker, query.term, self._crowds(query, fields))
+        known = {f: self._known(asker, f) for f in fields if query.term and f in ADDING_UP}
+        cells = disclosure.tell_cells(asker, query.term, self._crowds(query, fields), known)
         return {
             field: {value: told.series or 0 for value, told in values.items()}
             for field, values in cells.items()
         }
+
+    def _known(self, asker: Asker, field: str) -> Collection[str]:
+        """The values of a field that anybody may know to be in the index."""
+        told_s, values = self._told_values.get(field, (0.0, ()))
+        if field not in self._told_values or monotonic() - told_s > KNOWN_S:
+            of_all = self._crowds(self.parse(""), (field,))
+            values = tuple(self._guarded().tell_cells(asker, None, of_all)[field])
+            self._told_values[field] = (monotonic(), values)
+        return values
 
     def _crowds(self, query: Query, fields: Sequence[str]) -> Mapping[str, Mapping[str, Crowd]]:
         """Those of the whole index as of a minute ago: each letter that is typed asks for some."""

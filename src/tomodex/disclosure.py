@@ -10,8 +10,9 @@ ask. What this protects from, and what not: docs/reference/privacy.md.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 from tomodex.access import Asker
@@ -64,6 +65,9 @@ COUNTED = (
     "plane",
     "segmented",
 )
+
+#: Those of them whose values add up to everything, as a series has one of them.
+ADDING_UP = frozenset(COUNTED) - {"structure", "complete", "cut"}
 
 #: Volumes and densities are asked for in steps of so much.
 COARSE_HU = 10.0
@@ -119,9 +123,17 @@ class Disclosure:
         return self._told("", term, crowd)
 
     def tell_cells(
-        self, asker: Asker, term: Term | None, cells: Mapping[str, Mapping[str, Crowd]]
+        self,
+        asker: Asker,
+        term: Term | None,
+        cells: Mapping[str, Mapping[str, Crowd]],
+        known: Mapping[str, Collection[str]] = MappingProxyType({}),
     ) -> Mapping[str, Mapping[str, Told]]:
-        """What is told of the values of each field; a value that too few have is left out."""
+        """What is told of the values of each field; a value that too few have is left out.
+
+        Where that is one alone of those that are `known` to be in the index, the smallest of the
+        others is left out too, as what is left of everything would be the one.
+        """
         if term is not None:
             self._answered.spend(asker, len(cells))
         told = {
@@ -129,7 +141,7 @@ class Disclosure:
             for field, values in ((field, values.items()) for field, values in cells.items())
         }
         return {
-            field: _most_frequent((v, t) for v, t in values.items() if t.patients is not None)
+            field: _most_frequent(_not_alone(values, known.get(field, ())))
             for field, values in told.items()
         }
 
@@ -137,7 +149,7 @@ class Disclosure:
         question = f"{cell} {term}".encode()
         # Before it is looked what is near: else one person more, who makes a crowd of enough, would
         # have it answered as a larger one.
-        if crowd.patients < self._enough(question):
+        if crowd.patients < self._enough(crowd):
             return Told()
         like = self._answered.nearest(crowd, self._reach(question))
         moved = like.patients + self._whole_noise(like)
@@ -149,13 +161,14 @@ class Disclosure:
             size_bytes=self._scaled("size", like, like.size_bytes, patients),
         )
 
-    def _enough(self, question: bytes) -> int:
-        """How many patients are told of, drawn for each question: more than the fewest, up to twice
+    def _enough(self, crowd: Crowd) -> int:
+        """How many patients are told of, drawn for each crowd: more than the fewest, up to twice
         as many.
 
-        Drawn, as a fixed number would be a line that one person more crosses.
+        Drawn, as a fixed number would be a line that one person more crosses; for the crowd, as
+        one drawn for each question could be averaged away by asking in other words.
         """
-        return self.fewest + 1 + int(self._draw("enough", question) * self.fewest)
+        return self.fewest + 1 + int(self._draw("enough", _seed(crowd)) * self.fewest)
 
     def _reach(self, question: bytes) -> float:
         """How far crowds may be apart to be answered alike, drawn for each question.
@@ -276,6 +289,18 @@ def two_digits(number: float) -> int:
     return int(float(f"{number:.1e}"))
 
 
-def _most_frequent(told: Iterable[tuple[str, Told]]) -> Mapping[str, Told]:
+def _not_alone(told: Mapping[str, Told], known: Collection[str]) -> Mapping[str, Told]:
+    """Those of which something is told, without the smallest where just one known is not.
+
+    It follows from what is told anyway, so it tells nothing: a value that nobody has, and one that
+    few have, are both not told.
+    """
+    shown = {value: one for value, one in told.items() if one.patients is not None}
+    if shown and len(set(known) - shown.keys()) == 1:
+        del shown[min(shown, key=lambda value: (shown[value].patients or 0, value))]
+    return shown
+
+
+def _most_frequent(told: Mapping[str, Told]) -> Mapping[str, Told]:
     """In an order that tells no more than the numbers do."""
-    return dict(sorted(told, key=lambda one: (-(one[1].patients or 0), one[0])))
+    return dict(sorted(told.items(), key=lambda one: (-(one[1].patients or 0), one[0])))
