@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -11,13 +12,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from tests.annotated import ONE
-from tests.contracts.queue import new, settle_next
+from tests.contracts.queue import HOUR, new, settle_next
+from tomodex.errors import Unavailable
 from tomodex.queues import Failed, Queue, Rejected, open_queue
+from tomodex.search import Totals
 from tomodex.settings import Settings, load_settings
 from tomodex.sources.gate import Suspension
 from tomodex.web.app import make_app
 from tomodex.web.metrics import MOST_WAITING, Metrics
 
+TOTALS = Totals(series=7, studies=5, patients=3, segmented=6, waiting=1, newest=None)
 SINK = "ndjson:///out?password=file:/secret"
 
 
@@ -28,7 +32,7 @@ def queue(tmp_path) -> Queue:
 
 @pytest.fixture
 def metrics(queue) -> Metrics:
-    return Metrics(queue, (SINK,), lambda: [])
+    return Metrics(queue, (SINK,), lambda: [], lambda: TOTALS)
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
@@ -99,7 +103,7 @@ def test_stages_are_timed_from_when_it_was_started_on(queue):
     settle("1", 100.0)
     (result,) = queue.results(0, 10)
     queue.confirm(SINK, result.sequence)
-    metrics = Metrics(queue, (SINK,), lambda: [])
+    metrics = Metrics(queue, (SINK,), lambda: [], lambda: TOTALS)
     settle("2", 2.0)
     settle("3", 4.0)
     found = samples(metrics)
@@ -112,8 +116,60 @@ def test_stages_are_timed_from_when_it_was_started_on(queue):
 def test_archives_that_are_left_alone_are_told(queue):
     until = datetime.now(UTC) + timedelta(minutes=5)
     suspension = Suspension(source="dimse://pacs", until=until, sentence="no answer")
-    found = samples(Metrics(queue, (), lambda: [suspension]))
+    found = samples(Metrics(queue, (), lambda: [suspension], lambda: TOTALS))
     assert found["tomodex_source_suspended_seconds", "dimse://pacs"] == pytest.approx(300, abs=30)
+
+
+def test_what_was_settled_lately_is_counted_by_lane(queue, metrics):
+    queue.put([new(str(n), "daily") for n in range(3)])
+    settle_next(queue)
+    settle_next(queue, Rejected(reason="few_slices", sentence="has 2 slices"))
+    found = samples(metrics)
+    assert found["tomodex_series_settled_last_hour", "daily"] == 2
+    assert found["tomodex_series_settled_last_hour", "backfill"] == 0
+
+
+def test_series_in_hand_are_counted_by_attempt(queue, metrics):
+    queue.put([new(str(n)) for n in range(3)])
+    for worker in ("dies", "a", "b"):
+        queue.lease(worker, HOUR)
+    queue.bury("dies")
+    queue.lease("c", HOUR)
+    found = samples(metrics)
+    assert found["tomodex_series_in_hand", "1"] == 2
+    assert found["tomodex_series_in_hand", "2"] == 1
+
+
+def test_how_much_is_in_the_index_is_told(metrics):
+    assert samples(metrics)["tomodex_index_up",] == 1
+    assert samples(metrics)["tomodex_index_series",] == 7
+
+
+def test_an_index_that_does_not_answer_is_down(queue):
+    def refuse() -> Totals:
+        raise Unavailable("nobody is there")
+
+    found = samples(Metrics(queue, (), lambda: [], refuse))
+    assert found["tomodex_index_up",] == 0
+    assert ("tomodex_index_series",) not in found
+
+
+def test_an_index_that_hangs_holds_up_no_scrape(queue, monkeypatch):
+    let_go, asked = threading.Event(), []
+
+    def hang() -> Totals:
+        asked.append(1)
+        let_go.wait(60)
+        return TOTALS
+
+    monkeypatch.setattr("tomodex.web.metrics.INDEX_PATIENCE_S", 0.1)
+    metrics = Metrics(queue, (), lambda: [], hang)
+    assert samples(metrics)["tomodex_index_up",] == 0
+    assert samples(metrics)["tomodex_index_up",] == 0
+    assert len(asked) == 1
+    let_go.set()
+    monkeypatch.setattr("tomodex.web.metrics.INDEX_PATIENCE_S", 10)
+    assert samples(metrics)["tomodex_index_series",] == 7
 
 
 # --- over HTTP ----------------------------------------------------------------------------------

@@ -6,9 +6,11 @@ What is in the queue is read when it is asked for. Numbers alone: no series, no 
 from __future__ import annotations
 
 import time
+from collections import Counter as Counts
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
+from threading import Thread
 from typing import Any, get_args
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -19,7 +21,9 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tomodex.delivery import Lag, lag_of
+from tomodex.errors import TomodexError
 from tomodex.queues import Lane, Queue, Status
+from tomodex.search import Totals
 from tomodex.sources.gate import Suspension
 from tomodex.web.answers import FORBIDDEN, TOKEN, Asking
 
@@ -36,6 +40,13 @@ REASONS_S = 60.0
 #: Results that one scrape reads on, some 0.3 ms each.
 MOST_RESULTS = 1000
 
+#: Series in hand whose attempts are counted.
+MOST_IN_HAND = 1000
+
+#: So old may be what is known of the index, and so long one scrape waits for it.
+INDEX_S = 30.0
+INDEX_PATIENCE_S = 3.0
+
 
 class Metrics:
     """Everything that `/metrics` says.
@@ -44,10 +55,15 @@ class Metrics:
         queue: whose tasks are counted.
         consumers: names of what its results are delivered to.
         suspended: says which archives are left alone now.
+        totals: counts what is in the index.
     """
 
     def __init__(
-        self, queue: Queue, consumers: Sequence[str], suspended: Callable[[], Sequence[Suspension]]
+        self,
+        queue: Queue,
+        consumers: Sequence[str],
+        suspended: Callable[[], Sequence[Suspension]],
+        totals: Callable[[], Totals],
     ) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -65,6 +81,7 @@ class Metrics:
             registry=self.registry,
         )
         self.registry.register(QueueState(queue, consumers, suspended))
+        self.registry.register(IndexState(totals))
         self._stages = Stages(queue, consumers, self.registry)
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -96,6 +113,7 @@ class QueueState(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from (self._info(), self._series(), self._reasons(), self._oldest())
+        yield from (self._settled(), self._attempts())
         yield from (*self._lag(), self._asides(), self._suspensions())
 
     def _info(self) -> Metric:
@@ -139,6 +157,30 @@ class QueueState(Collector):
                 family.add_metric((lane,), _age_s(since) if since else 0.0)
         return family
 
+    def _settled(self) -> Metric:
+        family = GaugeMetricFamily(
+            "tomodex_series_settled_last_hour",
+            "Series that workers have settled within the last hour, whatever came of them.",
+            labels=("lane",),
+        )
+        settled = self._queue.pace(datetime.now(UTC) - timedelta(hours=1))
+        for lane in get_args(Lane):
+            family.add_metric((lane,), settled.get(lane, 0))
+        return family
+
+    def _attempts(self) -> Metric:
+        family = GaugeMetricFamily(
+            "tomodex_series_in_hand",
+            f"Series that workers hold now, by which attempt it is; {MOST_IN_HAND} at most.",
+            labels=("attempt",),
+        )
+        held = Counts(
+            state.attempt for state in self._queue.find_states("in-progress", limit=MOST_IN_HAND)
+        )
+        for attempt, series in sorted(held.items()):
+            family.add_metric((str(attempt),), series)
+        return family
+
     def _lag(self) -> Iterator[Metric]:
         seconds = GaugeMetricFamily(
             "tomodex_index_lag_seconds",
@@ -175,6 +217,43 @@ class QueueState(Collector):
         for one in self._suspended():
             family.add_metric((one.source,), max(0.0, -_age_s(one.until)))
         return family
+
+
+class IndexState(Collector):
+    """Whether the index answers, and how much is in it; one that hangs holds up no scrape."""
+
+    def __init__(self, totals: Callable[[], Totals]) -> None:
+        self._totals = totals
+        self._counted: tuple[float, int] = (float("-inf"), 0)
+        self._look: Thread | None = None
+
+    def describe(self) -> Sequence[Metric]:
+        """Nothing is asked for before somebody does."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        if time.monotonic() - self._counted[0] >= INDEX_S:
+            self._count_for_a_while()
+        counted_s, series = self._counted
+        answers = time.monotonic() - counted_s < 2 * INDEX_S
+        yield GaugeMetricFamily(
+            "tomodex_index_up", "1: the index answers; 0: it does not.", value=float(answers)
+        )
+        if answers:
+            yield GaugeMetricFamily("tomodex_index_series", "Series in the index.", value=series)
+
+    def _count_for_a_while(self) -> None:
+        if self._look is None or not self._look.is_alive():
+            self._look = Thread(target=self._count, name="index-state", daemon=True)
+            self._look.start()
+        self._look.join(INDEX_PATIENCE_S)
+
+    def _count(self) -> None:
+        try:
+            series = self._totals().series
+        except TomodexError:  # said by its absence
+            return
+        self._counted = (time.monotonic(), series)
 
 
 class Stages:

@@ -27,6 +27,7 @@ from tomodex.web.viewer import viewer_router
 from tomodex.wiring import (
     audit_of,
     consumer_names,
+    index_of,
     left_alone,
     library_of,
     logbook_of,
@@ -57,7 +58,8 @@ def add_routes(app: FastAPI, settings: Settings, cohorts: Cohorts, queue: Queue)
     consumers = consumer_names(settings)
     sight = partial(_sight, settings, queue)
     add_pages(app, cohorts, library, sight, _links(settings))
-    add_metrics(app, Metrics(queue, consumers, partial(left_alone, settings)))
+    suspended, totals = partial(left_alone, settings), index_of(settings).totals
+    add_metrics(app, Metrics(queue, consumers, suspended, totals))
 
 
 def _sight(settings: Settings, queue: Queue) -> Operator:
