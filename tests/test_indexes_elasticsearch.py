@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Mapping
+import ssl
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
+import trustme
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from tests.annotated import LIVER, ONE, SPLEEN
+from tomodex.annotation import AnnotatedSeries
 from tomodex.errors import BadQuery, Misconfigured, Unavailable, Unsuitable
 from tomodex.indexes import open_index
-from tomodex.indexes.elasticsearch import ElasticsearchIndex
+from tomodex.indexes.elasticsearch import ElasticsearchIndex, writing
 from tomodex.indexes.elasticsearch.conditions import clause_of
 from tomodex.indexes.elasticsearch.counting import buckets
 from tomodex.indexes.elasticsearch.documents import (
@@ -175,6 +180,11 @@ def test_classes_of_thickness_have_their_upper_ends():
         ("elasticsearch+https://me:secret@host/x", "password has no place"),
         ("elasticsearch+https://host/x?colour=red", "colour"),
         ("elasticsearch+https:///x", "names no host"),
+        ("elasticsearch+https://host,:9200/x", "names no host"),
+        ("elasticsearch+https://host,other:http/x", "no host and port"),
+        ("elasticsearch+https://me@host/x", "no `password`"),
+        ("elasticsearch+https://me@host/x?password=env:PATH&token=env:PATH", "one of them"),
+        ("elasticsearch+https://host/x?ca=/nowhere/ca.pem", "no file /nowhere/ca.pem"),
         ("elasticsearch+https://me@host/x?password=env:TOMODEX_NOT_SET", "TOMODEX_NOT_SET"),
     ],
 )
@@ -194,7 +204,7 @@ def test_a_server_that_is_not_there_is_unavailable():
 
 def answering(server: HTTPServer, answers: Mapping[tuple[str, str], tuple[int, object]]) -> str:
     """URL of a server that has an index of ours, and answers so besides."""
-    here = {("GET", "/_alias/x"): (200, {f"x-{VERSION}": {"aliases": {"x": {}}}}), **answers}
+    here = {("GET", "/_alias/x*"): (200, {f"x-{VERSION}": {"aliases": {"x": {}}}}), **answers}
 
     def answer(request: Request) -> Response:
         status, body = here.get((request.method, request.path), (404, {}))
@@ -205,7 +215,14 @@ def answering(server: HTTPServer, answers: Mapping[tuple[str, str], tuple[int, o
 
 
 @pytest.mark.parametrize(
-    ("status", "error"), [(401, Misconfigured), (403, Misconfigured), (503, Unavailable)]
+    ("status", "error"),
+    [
+        (401, Misconfigured),
+        (403, Misconfigured),
+        (404, Unavailable),
+        (429, Unavailable),
+        (503, Unavailable),
+    ],
 )
 def test_what_a_server_refuses_becomes_one_of_our_errors(
     httpserver: HTTPServer, status: int, error: type[Exception]
@@ -232,8 +249,225 @@ def test_one_document_that_is_not_taken_is_an_error_of_the_batch(
 
 
 def test_an_index_of_another_version_is_not_read(httpserver: HTTPServer):
-    other = {("GET", "/_alias/x"): (200, {"x-0123456789ab": {"aliases": {"x": {}}}})}
+    other = {("GET", "/_alias/x*"): (200, {"x-0123456789ab": {"aliases": {"x": {}}}})}
     index = ElasticsearchIndex(answering(httpserver, other))
     with pytest.raises(Misconfigured, match="tomodex rebuild"):
         index.search(ALL)
+    index.close()
+
+
+def many(count: int) -> list[AnnotatedSeries]:
+    return [
+        replace(ONE, series=replace(ONE.series, series_uid=f"1.2.{number}"))
+        for number in range(count)
+    ]
+
+
+class Taking:
+    """A server that takes documents, and answers each request as `statuses` has it next."""
+
+    def __init__(self, *statuses: Mapping[str, int] | int) -> None:
+        self.statuses = list(statuses)  #: of the whole request, or of documents by their UID
+        self.asked: list[list[str]] = []  #: lines of each request
+
+    def answer(self, request: Request) -> Response:
+        self.asked.append(request.get_data(as_text=True).splitlines())
+        status = self.statuses.pop(0) if self.statuses else {}
+        if isinstance(status, int):
+            return Response("{}", status, mimetype="application/json")
+        items = [self._item(json.loads(line), status) for line in self.asked[-1]]
+        body = json.dumps({"errors": bool(status), "items": list(filter(None, items))})
+        return Response(body, 200, mimetype="application/json")
+
+    def _item(self, line: Any, status: Mapping[str, int]) -> dict[str, Any] | None:
+        kind = next(iter(line))
+        if kind not in ("index", "delete"):
+            return None
+        code = status.get(line[kind]["_id"], 200)
+        error = {"error": {"type": "mapper_parsing_exception", "reason": "Miller"}}
+        return {kind: {"_id": line[kind]["_id"], "status": code, **(error if code > 299 else {})}}
+
+    def uids(self) -> list[list[str]]:
+        lines = [[json.loads(line) for line in asked] for asked in self.asked]
+        return [[line["index"]["_id"] for line in some if "index" in line] for some in lines]
+
+
+@pytest.fixture
+def taking(httpserver: HTTPServer) -> Iterator[tuple[Taking, ElasticsearchIndex]]:
+    server = Taking()
+    httpserver.expect_request("/_bulk", method="POST").respond_with_handler(server.answer)
+    index = ElasticsearchIndex(answering(httpserver, {}))
+    yield server, index
+    index.close()
+
+
+@pytest.fixture(autouse=True)
+def _short_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "FIRST_REST_S", 0)
+
+
+def test_a_server_with_too_much_to_do_is_asked_again(
+    taking: tuple[Taking, ElasticsearchIndex],
+):
+    server, index = taking
+    server.statuses = [429, {"1.2.1": 429}]
+    index.write(many(3))
+    assert server.uids() == [["1.2.0", "1.2.1", "1.2.2"]] * 2 + [["1.2.1"]]
+
+
+def test_a_server_that_stays_too_busy_is_unavailable(taking: tuple[Taking, ElasticsearchIndex]):
+    server, index = taking
+    server.statuses = [{"1.2.1": 429}] * 20
+    with pytest.raises(Unavailable, match="429"):
+        index.write(many(3))
+    assert len(server.asked) == 1 + writing.RETRIES
+
+
+def test_a_poisonous_document_does_not_hold_up_others(taking: tuple[Taking, ElasticsearchIndex]):
+    server, index = taking
+    server.statuses = [{"1.2.1": 400}]
+    with pytest.raises(Unsuitable):
+        index.write(many(1001))
+    assert [len(some) for some in server.uids()] == [500, 500, 1]
+
+
+def test_one_that_may_go_in_later_is_not_taken_for_poison(
+    taking: tuple[Taking, ElasticsearchIndex],
+):
+    server, index = taking
+    server.statuses = [{"1.2.1": 400, "1.2.2": 503}]
+    with pytest.raises(Unavailable):
+        index.write(many(3))
+
+
+def test_requests_have_a_limited_size(
+    taking: tuple[Taking, ElasticsearchIndex], monkeypatch: pytest.MonkeyPatch
+):
+    server, index = taking
+    monkeypatch.setattr(writing, "MOST_BYTES", 5_000)
+    index.write(many(40))
+    assert len(server.asked) > 3
+    assert all(sum(map(len, asked)) < 5_000 for asked in server.asked)
+    assert [uid for some in server.uids() for uid in some] == [f"1.2.{n}" for n in range(40)]
+
+
+def test_what_is_older_than_what_is_there_is_passed_over(
+    taking: tuple[Taking, ElasticsearchIndex], caplog: pytest.LogCaptureFixture
+):
+    server, index = taking
+    server.statuses = [{"1.2.0": 409}]
+    with caplog.at_level(logging.INFO):
+        index.write_entries({7: many(1)[0]})
+    assert json.loads(server.asked[0][0])["index"] == {
+        "_id": "1.2.0",
+        "_index": "x",
+        "version": 7,
+        "version_type": "external_gte",
+    }
+    assert "older passed over" in [record.message for record in caplog.records]
+
+
+def test_nothing_is_written_to_an_index_that_nobody_made(httpserver: HTTPServer):
+    url = answering(httpserver, {("POST", "/_bulk"): (200, {"errors": False, "items": []})})
+    index = ElasticsearchIndex(url)
+    index.write([ONE])
+    (asked_for,) = [r for r, _ in httpserver.log if r.path == "/_bulk"]
+    assert asked_for.args["require_alias"] == "true"
+    index.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ("too_many_nested_clauses", BadQuery),
+        ("too_many_clauses", BadQuery),
+        ("cannot execute [inline] scripts", Misconfigured),
+    ],
+)
+def test_what_a_server_will_not_run_is_told_to_whom_it_concerns(
+    httpserver: HTTPServer, said: str, error: type[Exception]
+):
+    refused = {"error": {"type": said, "root_cause": [{"type": said, "reason": said}]}}
+    index = ElasticsearchIndex(answering(httpserver, {("POST", "/x/_search"): (400, refused)}))
+    with pytest.raises(error):
+        index.search(ALL)
+    index.close()
+
+
+def test_part_of_an_answer_is_none(httpserver: HTTPServer):
+    index = ElasticsearchIndex(answering(httpserver, {}))
+    with pytest.raises(Unavailable):
+        index.search(ALL)
+    asked_for = httpserver.log[-1][0]
+    assert (asked_for.path, asked_for.args["allow_partial_search_results"]) == (
+        "/x/_search",
+        "false",
+    )
+    index.close()
+
+
+def test_another_server_is_asked_where_one_is_down(httpserver: HTTPServer):
+    place = answering(httpserver, {}).partition("//")[2]
+    index = ElasticsearchIndex(f"opensearch+http://127.0.0.1:9,{place}?timeout_s=5")
+    for _ in range(3):
+        assert index._generations.written() == "x"
+    index.close()
+
+
+class Secured(NamedTuple):
+    """A server with TLS, and the authority that it is certified by."""
+
+    server: HTTPServer
+    ca: Path
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    ca = tmp_path_factory.mktemp("ca") / "ca.pem"
+    authority.cert_pem.write_to_path(str(ca))
+    with HTTPServer(host="localhost", ssl_context=context) as server:
+        yield Secured(server, ca)
+
+
+def secured_url(secured: Secured, user: str, *options: str) -> str:
+    secured.server.clear()
+    answering(secured.server, {})
+    place = f"{user}localhost:{secured.server.port}/x"
+    return f"opensearch+https://{place}?{'&'.join([f'ca={secured.ca}', *options])}"
+
+
+def test_a_server_is_trusted_by_an_authority_of_ours_and_told_who_we_are(
+    secured: Secured, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SEARCH_PASSWORD", "open sesame")
+    index = ElasticsearchIndex(secured_url(secured, "me@", "password=env:SEARCH_PASSWORD"))
+    index._generations.ensure()
+    said = secured.server.log[-1][0].authorization
+    assert said is not None
+    assert (said.type, said.username, said.password) == ("basic", "me", "open sesame")
+    assert "sesame" not in index.url
+    index.close()
+
+
+def test_an_api_key_is_told_as_the_server_encoded_it(secured: Secured, tmp_path: Path):
+    (tmp_path / "key").write_text("VnVhQ2ZHY0JDZGJrUW0tZTVhT3g=\n")
+    index = ElasticsearchIndex(secured_url(secured, "", f"token=file:{tmp_path / 'key'}"))
+    index._generations.ensure()
+    said = secured.server.log[-1][0].headers["Authorization"]
+    assert said == "ApiKey VnVhQ2ZHY0JDZGJrUW0tZTVhT3g="
+    index.close()
+
+
+def test_a_server_that_nobody_vouches_for_is_not_told_anything(secured: Secured, tmp_path: Path):
+    stranger = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(stranger))
+    secured_url(secured, "")
+    place = f"localhost:{secured.server.port}"
+    index = ElasticsearchIndex(f"opensearch+https://{place}/x?ca={stranger}")
+    with pytest.raises(Misconfigured, match="not trusted"):
+        index.search(ALL)
+    assert not secured.server.log
     index.close()

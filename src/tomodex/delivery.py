@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 from tomodex.annotation import AnnotatedSeries
 from tomodex.errors import Misconfigured, TomodexError, Unavailable, Unsuitable
-from tomodex.indexes import Index
+from tomodex.indexes import Index, Staged
 from tomodex.options import without_query
 from tomodex.queues import Aside, Queue, Result
-from tomodex.sinks import Sink
+from tomodex.sinks import Ordered, Sink
 from tomodex.worker import Stop, describe, rest
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,8 @@ def deliver_batch(queue: Queue, consumer: str, sink: Sink, batch: int = BATCH) -
     with queue.claim(consumer):
         results = queue.results(queue.cursor(consumer), batch)
         if not results:
+            if isinstance(sink, Staged):
+                sink.complete()
             return 0
         # Of a series that comes twice the later entry is its last word.
         last = list({result.series_uid: result for result in results}.values())
@@ -88,11 +91,19 @@ def deliver_batch(queue: Queue, consumer: str, sink: Sink, batch: int = BATCH) -
 
 def rebuild(queue: Queue, consumer: str, index: Index, batch: int = BATCH) -> int:
     """Fill an index anew from the feed; return how many entries it was."""
+    begin_anew(queue, consumer, index)
+    return deliver(queue, consumer, index, batch)
+
+
+def begin_anew(queue: Queue, consumer: str, index: Index) -> None:
+    """Have an index filled from the beginning of the feed, by whoever delivers to it."""
     with queue.claim(consumer):
         # In this order: whatever stops us in between, the feed is delivered again.
         queue.confirm(consumer, 0)
-        index.clear()
-    return deliver(queue, consumer, index, batch)
+        if isinstance(index, Staged):
+            index.renew()
+        else:
+            index.clear()
 
 
 def start_over(queue: Queue, consumer: str) -> None:
@@ -210,18 +221,26 @@ def _bring(sink: Sink, results: Sequence[Result]) -> list[tuple[Result, str]]:
     gone = [result for result in results if result.annotated is None]
     there = [result for result in results if result.annotated is not None]
 
-    def erase(some: Sequence[Result]) -> None:
-        sink.erase([result.series_uid for result in some])
-
-    def write(some: Sequence[Result]) -> None:
-        sink.write(_documents(some))
-
-    refused = [*_refused(erase, gone), *_refused(write, there)]
+    refused = [*_refused(partial(_erase, sink), gone), *_refused(partial(_write, sink), there)]
     if len(refused) == len(results) >= SUSPICIOUS:
         raise Misconfigured(
             f"the sink takes none of {len(results)} results; of the last it says: {refused[-1][1]}"
         )
     return refused
+
+
+def _erase(sink: Sink, some: Sequence[Result]) -> None:
+    if isinstance(sink, Ordered):
+        sink.erase_entries({result.sequence: result.series_uid for result in some})
+    else:
+        sink.erase([result.series_uid for result in some])
+
+
+def _write(sink: Sink, some: Sequence[Result]) -> None:
+    if isinstance(sink, Ordered):
+        sink.write_entries({r.sequence: r.annotated for r in some if r.annotated is not None})
+    else:
+        sink.write(_documents(some))
 
 
 def _refused(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from threading import Event, Thread
 
-from tomodex.delivery import deliver_batch
+from tomodex.delivery import begin_anew, deliver_batch
 from tomodex.errors import TomodexError, Unavailable
 from tomodex.indexes import Index
 from tomodex.operations import Operation, Operations
@@ -76,10 +76,7 @@ def _rebuild(
     operations: Operations, held: Operation, queue: Queue, consumer: str, index: Index
 ) -> int:
     """All results, delivered again; how many it were."""
-    with queue.claim(consumer):
-        # In this order: whatever stops us in between, the feed is delivered again.
-        queue.confirm(consumer, 0)
-        index.clear()
+    begin_anew(queue, consumer, index)
     done = 0
     while some := deliver_batch(queue, consumer, index):
         done += some

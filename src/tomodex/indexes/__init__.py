@@ -80,6 +80,17 @@ class Resident(Protocol):
         """Fill the memory in the background; until it is full, answers come as before."""
 
 
+@runtime_checkable
+class Staged(Protocol):
+    """An index that is searched as it was while it is made anew."""
+
+    def renew(self) -> None:
+        """Take the feed from its beginning, into another index; what was begun so is dropped."""
+
+    def complete(self) -> None:
+        """Have all of the feed: if it was made anew, that is searched now, and the old one gone."""
+
+
 def open_index(url: str) -> Index:
     """Open the index that `url` names."""
     return cast(Index, open_adapter("index", url, ADAPTERS))

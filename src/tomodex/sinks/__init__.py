@@ -11,9 +11,9 @@ The scheme of a URL picks one of these; see `registry.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from tomodex.annotation import AnnotatedSeries
 from tomodex.probe import Probe
@@ -48,6 +48,20 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Give back what it holds open."""
+
+
+@runtime_checkable
+class Ordered(Protocol):
+    """A sink that keeps the later of two entries of the feed, in whichever order they come.
+
+    Two that deliver to it at once, the one of them held up for a while, do no harm.
+    """
+
+    def write_entries(self, entries: Mapping[int, AnnotatedSeries]) -> None:
+        """As `write`, by the entries' places in the feed, unless something later is there."""
+
+    def erase_entries(self, entries: Mapping[int, str]) -> None:
+        """As `erase`, by the tombstones' places in the feed, unless something later is there."""
 
 
 def open_sink(url: str, state: Path | None = None) -> Sink:

@@ -1,9 +1,12 @@
 """The index on an Elasticsearch or OpenSearch server, for many machines.
 
-server.py      the server, and its errors as ours
-documents.py   the document of a series, and the mapping
-conditions.py  a term of a query -> a clause of the Query DSL
-counting.py    facets, and exact counts of patients and studies
+server.py       the server, and its errors as ours
+generations.py  the index that is searched, and one that is being made anew
+documents.py    the document of a series, and the mapping
+order.py        which structure ends below which, as words of a document
+writing.py      many documents at once, of which the newest stay
+conditions.py   a term of a query -> a clause of the Query DSL
+counting.py     facets, and exact counts of patients and studies
 """
 
 from __future__ import annotations
@@ -15,10 +18,9 @@ from datetime import date
 from typing import Any
 
 import numpy as np
-from opensearchpy.exceptions import NotFoundError, RequestError
 
 from tomodex.annotation import AnnotatedSeries
-from tomodex.errors import BadQuery, Misconfigured, TomodexError
+from tomodex.errors import BadQuery, TomodexError
 from tomodex.indexes.elasticsearch.conditions import Clause, clause_of
 from tomodex.indexes.elasticsearch.counting import (
     buckets,
@@ -30,15 +32,10 @@ from tomodex.indexes.elasticsearch.counting import (
     distinct,
     distinct_of,
 )
-from tomodex.indexes.elasticsearch.documents import (
-    MAPPINGS,
-    SETTINGS,
-    VERSION,
-    document_of,
-    seen_of,
-    unsigned,
-)
+from tomodex.indexes.elasticsearch.documents import document_of, seen_of, unsigned
+from tomodex.indexes.elasticsearch.generations import Generations
 from tomodex.indexes.elasticsearch.server import Server
+from tomodex.indexes.elasticsearch.writing import Action, bulk, deleted, written
 from tomodex.probe import Probe
 from tomodex.search import SEARCHABLE, CellCount, Hit, Page, Query, Sample, Seen, Totals
 from tomodex.search.crowd import Crowd
@@ -55,6 +52,9 @@ WINDOW = 10_000
 #: How long the server remembers where we are while somebody reads on.
 KEPT = "5m"
 
+#: Part of an answer, where a shard is not there, would be a wrong one.
+WHOLE = {"allow_partial_search_results": "false"}
+
 NEWEST_FIRST = [{"a.StudyDate": {"order": "desc", "missing": "_last"}}, {"series_uid": "asc"}]
 
 _HIT = ["series_uid", "study_uid", "patient", "structure_count"]
@@ -70,17 +70,26 @@ class ElasticsearchIndex:
     def __init__(self, url: str) -> None:
         self._server = Server(url)
         self.url = self._server.shown  #: without options
-        self._alias = self._server.name
-        self._checked = False
+        self._generations = Generations(self._server)
+        self._alias = self._generations.searched
 
     def write(self, annotated: Sequence[AnnotatedSeries]) -> None:
         last = {one.series.series_uid: one for one in annotated}
-        self._bulk([_to_write(one) for one in last.values()], self._server.options.refresh)
+        self._write([written(uid, document_of(one), None) for uid, one in last.items()])
 
     def erase(self, series_uids: Sequence[str]) -> None:
-        known = self._known(series_uids)
-        # Whoever erases may rely on it being found no more.
-        self._bulk([{"_op_type": "delete", "_id": uid} for uid in known], "true")
+        self._erase([deleted(uid, None) for uid in series_uids])
+
+    def write_entries(self, entries: Mapping[int, AnnotatedSeries]) -> None:
+        self._write(
+            [
+                written(one.series.series_uid, document_of(one), sequence)
+                for sequence, one in sorted(entries.items())
+            ]
+        )
+
+    def erase_entries(self, entries: Mapping[int, str]) -> None:
+        self._erase([deleted(uid, sequence) for sequence, uid in sorted(entries.items())])
 
     def search(self, query: Query, limit: int = 50, offset: int = 0) -> Page:
         clause = clause_of(query.term)
@@ -191,11 +200,13 @@ class ElasticsearchIndex:
         )
 
     def clear(self) -> None:
-        with self._server.asked() as client:
-            for name in self._concrete():
-                client.indices.delete(index=name)
-        self._checked = False
-        self._ensure()
+        self._generations.clear()
+
+    def renew(self) -> None:
+        self._generations.renew()
+
+    def complete(self) -> None:
+        self._generations.complete()
 
     def probe(self) -> Iterator[Probe]:
         """Whether the server answers, which it is, how it is, and whether the index is ours."""
@@ -203,7 +214,7 @@ class ElasticsearchIndex:
             with self._server.asked() as client:
                 said = client.info()["version"]
                 health = client.cluster.health()["status"]
-            held = self.totals().series
+            held, filling = self.totals().series, self._generations.is_filling()
         except TomodexError as error:
             yield Probe(subject="search server", verdict="wrong", sentence=str(error))
             return
@@ -216,19 +227,33 @@ class ElasticsearchIndex:
             advice="see its own log; some shards are not there" if health == "red" else "",
         )
         yield Probe(subject="index", verdict="ok", sentence=f"{held:,} series are in it")
+        if filling:
+            yield Probe(
+                subject="rebuilding",
+                verdict="doubtful",
+                sentence="the index is being made anew; until then the one before is searched",
+                advice="if nobody is delivering, let `tomodex rebuild` begin again",
+            )
 
     def close(self) -> None:
         self._server.client.close()
 
-    def _bulk(self, actions: Sequence[dict[str, Any]], refresh: str) -> None:
+    def _write(self, actions: Sequence[Action]) -> None:
         if actions:
-            self._ensure()
-            self._server.bulk([{**action, "_index": self._alias} for action in actions], refresh)
+            alias = self._generations.written()
+            # What is being filled is searched, and refreshed, when it is complete.
+            refresh = self._server.options.refresh if alias == self._alias else "false"
+            bulk(self._server, alias, actions, refresh)
+
+    def _erase(self, actions: Sequence[Action]) -> None:
+        # Whoever erases may rely on it being found no more.
+        for alias in self._generations.all() if actions else ():
+            bulk(self._server, alias, actions, "true")
 
     def _ask(self, body: Mapping[str, object]) -> Any:
-        self._ensure()
+        self._generations.ensure()
         with self._server.asked() as client:
-            return client.search(index=self._alias, body=body)
+            return client.search(index=self._alias, body=body, params=WHOLE)
 
     def _aggregated(self, query: Query, aggs: Mapping[str, object]) -> Any:
         if not aggs:
@@ -238,7 +263,7 @@ class ElasticsearchIndex:
     def _get(self, series_uids: Sequence[str], fields: Sequence[str]) -> dict[str, Any]:
         if not series_uids:
             return {}
-        self._ensure()
+        self._generations.ensure()
         with self._server.asked() as client:
             answer = client.mget(
                 index=self._alias,
@@ -246,9 +271,6 @@ class ElasticsearchIndex:
                 params={"_source": ",".join(fields)},
             )
         return {doc["_id"]: doc["_source"] for doc in answer["docs"] if doc.get("found")}
-
-    def _known(self, series_uids: Sequence[str]) -> Sequence[str]:
-        return list(self._get(series_uids, ["series_uid"]))
 
     def _far(self, clause: Clause, limit: int, offset: int) -> tuple[Hit, ...]:
         """Hits behind the first `WINDOW`: the server has to be led there."""
@@ -276,7 +298,7 @@ class ElasticsearchIndex:
                     **after,
                 }
                 with self._server.asked() as client:
-                    hits = client.search(body=body)["hits"]["hits"]
+                    hits = client.search(body=body, params=WHOLE)["hits"]["hits"]
                 if not hits:
                     return
                 yield [hit["_source"] for hit in hits]
@@ -284,14 +306,12 @@ class ElasticsearchIndex:
 
     @contextmanager
     def _point_in_time(self) -> Iterator[str]:
-        self._ensure()
-        with self._server.asked() as client:
-            point = _open_point(client, self._alias)
+        self._generations.ensure()
+        point = _open_point(self._server, self._alias)
         try:
             yield point
         finally:
-            with self._server.asked() as client:
-                _close_point(client, point)
+            _close_point(self._server, point)
 
     def _drawn(self, clause: Clause, sample: Sample) -> frozenset[str]:
         """UIDs with the lowest lots, the same ones as every index draws."""
@@ -304,53 +324,6 @@ class ElasticsearchIndex:
         order = np.argsort(lots(keys, sample.seed), kind="stable")[: sample.size]
         return frozenset(found[place][1] for place in order.tolist())
 
-    def _concrete(self) -> Sequence[str]:
-        """Names of the indexes behind the alias."""
-        with self._server.asked() as client:
-            try:
-                return list(client.indices.get_alias(name=self._alias))
-            except NotFoundError:
-                return []
-
-    def _ensure(self) -> None:
-        """Make the index where there is none.
-
-        Raises:
-            Misconfigured: there is one of another version.
-        """
-        if self._checked:
-            return
-        behind = self._concrete()
-        ours = f"{self._alias}-{VERSION}"
-        if behind and ours not in behind:
-            raise Misconfigured(
-                f"the index {self._alias} was made by another version of Tomodex; `tomodex "
-                "rebuild` makes it anew from the results"
-            )
-        if not behind:
-            self._create(ours)
-        self._checked = True
-
-    def _create(self, name: str) -> None:
-        options = self._server.options
-        settings = {
-            **SETTINGS,
-            "index.number_of_shards": options.shards,
-            "index.number_of_replicas": options.replicas,
-        }
-        body = {"settings": settings, "mappings": MAPPINGS, "aliases": {self._alias: {}}}
-        with self._server.asked() as client:
-            try:
-                client.indices.create(index=name, body=body)
-            except RequestError as refused:
-                # Another process may have been first.
-                if refused.error != "resource_already_exists_exception":
-                    raise
-
-
-def _to_write(annotated: AnnotatedSeries) -> dict[str, Any]:
-    return {"_id": annotated.series.series_uid, "_source": document_of(annotated)}
-
 
 def _hit(document: Mapping[str, Any]) -> Hit:
     return Hit(
@@ -362,19 +335,18 @@ def _hit(document: Mapping[str, Any]) -> Hit:
     )
 
 
-def _open_point(client: Any, index: str) -> str:
+def _open_point(server: Server, index: str) -> str:
     """A point in time: OpenSearch and Elasticsearch have the same under two names."""
-    distribution = client.info()["version"].get("distribution", "")
-    if distribution == "opensearch":
-        answer = client.create_pit(index=index, params={"keep_alive": KEPT})
-        return str(answer["pit_id"])
-    path = f"/{index}/_pit"
-    return str(client.transport.perform_request("POST", path, {"keep_alive": KEPT})["id"])
+    kept = {"keep_alive": KEPT}
+    with server.asked() as client:
+        if server.distribution == "opensearch":
+            return str(client.create_pit(index=index, params=kept)["pit_id"])
+        return str(client.transport.perform_request("POST", f"/{index}/_pit", kept)["id"])
 
 
-def _close_point(client: Any, point: str) -> None:
-    distribution = client.info()["version"].get("distribution", "")
-    if distribution == "opensearch":
-        client.delete_pit(body={"pit_id": [point]})
-    else:
-        client.transport.perform_request("DELETE", "/_pit", None, {"id": point})
+def _close_point(server: Server, point: str) -> None:
+    with server.asked() as client:
+        if server.distribution == "opensearch":
+            client.delete_pit(body={"pit_id": [point]})
+        else:
+            client.transport.perform_request("DELETE", "/_pit", None, {"id": point})

@@ -7,6 +7,7 @@ on every series that shows the structures at all.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 
@@ -208,12 +209,19 @@ def _is_measured(shows: Shows) -> bool:
 
 
 def _worded(term: Place) -> Clause:
-    """Which series have words that say so."""
+    """Which series have words that say so, where these are not too many to write down."""
+    roles = [term.subject, *_landmarks(term)]
+    if math.prod(len(shows.structures) for shows in roles) > MOST_CLAUSES:
+        return _scripted(term)
     clauses = [
         _every([_one(term.subject, name), _some(_relations(term, name))])
         for name in term.subject.structures
     ]
     return _every(clauses) if term.subject.match == "all" and clauses else _some(clauses)
+
+
+def _landmarks(term: Place) -> Sequence[Shows]:
+    return (term.one, term.other) if isinstance(term, Between) else (term.landmark,)
 
 
 def _relations(term: Place, subject: str) -> list[Clause]:

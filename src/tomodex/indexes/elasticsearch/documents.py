@@ -67,7 +67,11 @@ MAPPINGS: Mapping[str, object] = {
     },
 }
 
+#: How long a server knows the version of what was deleted.
+REMEMBERED = "1h"
+
 SETTINGS: Mapping[str, object] = {
+    "index.gc_deletes": REMEMBERED,
     "index.mapping.total_fields.limit": MOST_FIELDS,
     "analysis": {"normalizer": {"folded": {"type": "custom", "filter": ["lowercase"]}}},
 }
