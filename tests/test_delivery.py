@@ -401,3 +401,33 @@ def test_a_large_backlog_takes_no_more_memory_than_a_small_one(queue, monkeypatc
     assert deliver(queue, "shelf", Slow()) == 10_000
     assert len(seen) == 20
     assert max(seen) - seen[1] < 25
+
+
+class StagedShelf(Shelf):
+    """One that is filled beside what it holds, and knows each entry by its place in the feed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def renew(self):
+        self.said.append("renewed")
+
+    def complete(self):
+        self.said.append("complete")
+
+    def write_entries(self, entries):
+        self.said += [f"{at} {one.series.series_uid}" for at, one in entries.items()]
+
+    def erase_entries(self, entries):
+        self.said += [f"{at} gone {uid}" for at, uid in entries.items()]
+
+
+def test_a_staged_index_is_complete_when_it_has_all_of_the_feed(queue: SqliteQueue):
+    queue.put([new("1.1"), new("1.2"), new("1.3")])
+    for _ in range(3):
+        settle_next(queue)
+    queue.withdraw("1.2")
+    shelf = StagedShelf()
+    rebuild(queue, "shelf", shelf, batch=2)
+    assert shelf.said == ["renewed", "1 1.1", "3 1.3", "4 gone 1.2", "complete"]

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from threading import Event
 from uuid import uuid4
 
 import pytest
 
 from tests.contracts.index import QUERIES, IndexContract, _series, _term, archive, asked
 from tests.servers.opensearch import running_opensearch
+from tomodex.annotation import AnnotatedSeries
+from tomodex.delivery import begin_anew, deliver, deliver_batch, rebuild
 from tomodex.errors import Misconfigured, Unavailable
 from tomodex.indexes import elasticsearch as adapter
 from tomodex.indexes.duckdb import DuckDBIndex
-from tomodex.indexes.elasticsearch import ElasticsearchIndex, conditions
+from tomodex.indexes.elasticsearch import ElasticsearchIndex, conditions, generations
+from tomodex.queues import NewTask
+from tomodex.queues.sqlite import SqliteQueue
 from tomodex.search import FIELDS, Query
 
 pytestmark = pytest.mark.server
@@ -58,19 +67,6 @@ class TestElasticsearchIndex(OnServer):
         monkeypatch.setattr(adapter, "BATCH", 7)
         assert filled.search(asked(""), limit=20, offset=45).hits == near
 
-    def test_an_index_of_an_older_version_is_made_anew(
-        self, filled: ElasticsearchIndex, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(adapter, "VERSION", "another")
-        newer = ElasticsearchIndex(f"{filled.url}?refresh=true")
-        with pytest.raises(Misconfigured, match="another version"):
-            newer.search(asked(""))
-        newer.clear()
-        assert newer.totals().series == 0
-        newer.write(archive()[:3])
-        assert newer.totals().series == 3
-        newer.close()
-
     def test_doctor_learns_which_server_it_is(self, filled: ElasticsearchIndex) -> None:
         said = {probe.subject: probe for probe in filled.probe()}
         assert {probe.verdict for probe in said.values()} == {"ok"}
@@ -105,6 +101,134 @@ class TestNewerIndex(OnServer):
     def test_doctor_learns_which_server_it_is(self, filled: ElasticsearchIndex) -> None:
         said = {probe.subject: probe.sentence for probe in filled.probe()}
         assert said["search server"].startswith("opensearch 3.")
+
+    def test_the_later_entry_of_the_feed_stays_in_whichever_order_they_come(
+        self, index: ElasticsearchIndex
+    ) -> None:
+        old, other = archive()[:2]
+        uid = old.series.series_uid
+        new = replace(old, annotations=())
+        index.write_entries({5: new, 6: other})
+        index.write_entries({3: old, 4: other})
+        index.erase_entries({2: uid})
+        assert index.seen([uid]) == {uid: ()}
+        index.write_entries({5: new})
+        index.erase_entries({7: uid, 8: "1.2.3.never.written"})
+        index.write_entries({6: old})
+        assert index.totals().series == 1
+        index.write_entries({9: old})
+        assert index.totals().series == 2
+
+    def test_what_was_erased_stays_erased_for_who_comes_late(
+        self, index: ElasticsearchIndex
+    ) -> None:
+        old = archive()[0]
+        index.write_entries({5: old})
+        index.erase([old.series.series_uid])
+        index.write_entries({5: old})
+        assert index.totals().series == 0
+
+    def test_many_who_deliver_at_once_leave_the_last_entry_of_each(
+        self, index: ElasticsearchIndex
+    ) -> None:
+        dice = random.Random(3)
+        names = [f"1.2.{n}" for n in range(12)]
+        feed = [(dice.choice(names), dice.random() < 0.3) for _ in range(400)]
+        batches = [range(start, start + 20) for start in range(0, 400, 20)] * 2
+        dice.shuffle(batches)
+
+        def deliver(batch: Sequence[int]) -> None:
+            gone = {at + 1: feed[at][0] for at in batch if feed[at][1]}
+            there = {at + 1: _named(*feed[at], at) for at in batch if not feed[at][1]}
+            index.erase_entries(gone)
+            index.write_entries(there)
+
+        with ThreadPoolExecutor(4) as deliverers:
+            list(deliverers.map(deliver, batches))
+        last = {uid: (gone, at) for at, (uid, gone) in enumerate(feed)}
+        found = {h.series_uid: h.attributes["KVP"] for h in index.search(asked("")).hits}
+        assert found == {uid: at for uid, (gone, at) in last.items() if not gone}
+
+    def test_an_index_is_searched_as_it_was_while_it_is_made_anew(
+        self, filled: ElasticsearchIndex, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with closing(SqliteQueue("sqlite:")) as queue:
+            _settle(queue, archive()[:40])
+            before = filled.search(asked("liver")).series
+            begin_anew(queue, "index", filled)
+            deliver_batch(queue, "index", filled, 15)
+            assert filled.search(asked("liver")).series == before
+            assert {probe.verdict for probe in filled.probe()} == {"ok", "doubtful"}
+            # Somebody erased meanwhile is in neither; what was begun and left is dropped.
+            filled.erase([archive()[0].series.series_uid])
+            assert filled.totals().series == len(archive()) - 1
+            begin_anew(queue, "index", filled)
+            assert len(_indexes(filled)) == 2
+            assert deliver(queue, "index", filled) == 40
+            assert filled.totals().series == 40
+            assert not filled._generations.is_filling()
+            assert len(_indexes(filled)) == 2
+            # Who may still be reading the one before, is not disturbed.
+            monkeypatch.setattr(generations, "LEFT_S", 0)
+            deliver(queue, "index", filled)
+            assert len(_indexes(filled)) == 1
+
+    def test_nobody_who_searches_notices_that_the_index_is_made_anew(
+        self, index: ElasticsearchIndex
+    ) -> None:
+        ended = Event()
+
+        def search() -> set[int]:
+            found = set()
+            while not ended.is_set():
+                found.add(index.search(asked("")).series)
+                found.add(sum(map(len, index.rows(asked(""), ["KVP"]))))
+            return found
+
+        with closing(SqliteQueue("sqlite:")) as queue, ThreadPoolExecutor(1) as people:
+            _settle(queue, archive()[:60])
+            deliver(queue, "index", index)
+            searching = people.submit(search)
+            for _ in range(3):
+                assert rebuild(queue, "index", index, batch=20) == 60
+            ended.set()
+            assert searching.result() == {60}
+
+    def test_an_older_version_is_searched_until_a_newer_one_is_complete(
+        self, index: ElasticsearchIndex, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with closing(SqliteQueue("sqlite:")) as queue:
+            _settle(queue, archive()[:30])
+            deliver(queue, "index", index)
+            monkeypatch.setattr(generations, "VERSION", "another")
+            newer = ElasticsearchIndex(f"{index.url}?refresh=true")
+            with pytest.raises(Misconfigured, match="another version"):
+                newer.search(asked(""))
+            begin_anew(queue, "index", newer)
+            assert index.totals().series == 30
+            deliver(queue, "index", newer)
+            assert newer.totals().series == index.totals().series == 30
+            assert any(name.startswith(f"{newer._alias}-another-") for name in _indexes(newer))
+            newer.close()
+
+
+def _named(uid: str, gone: bool, at: int) -> AnnotatedSeries:
+    one = archive()[0]
+    return replace(one, series=replace(one.series, series_uid=uid, attributes={"KVP": float(at)}))
+
+
+def _settle(queue: SqliteQueue, some: Sequence[AnnotatedSeries]) -> None:
+    """Have these as results in the feed."""
+    for one in some:
+        queue.put([NewTask(series=one.series, source="folder:")])
+        task = queue.lease("worker", timedelta(minutes=5))
+        assert task is not None
+        assert queue.settle(task, one)
+
+
+def _indexes(index: ElasticsearchIndex) -> list[str]:
+    with index._server.asked() as client:
+        return sorted(client.indices.get(index=f"{index._alias}-*"))
 
 
 @pytest.fixture(scope="module")

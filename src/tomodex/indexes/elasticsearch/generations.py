@@ -2,11 +2,13 @@
 
 An alias, the name in the URL, leads to the one that is searched. While that is made anew, a second
 alias, the name with `-next`, leads to the one that is being filled. It takes the place of the
-first, which is removed, in one step of the server's.
+first in one step of the server's. Then a third, the name with `-old`, leads to that one, for as
+long as somebody may be reading it who began before.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
@@ -16,6 +18,10 @@ from opensearchpy.exceptions import RequestError
 from tomodex.errors import Misconfigured
 from tomodex.indexes.elasticsearch.documents import MAPPINGS, SETTINGS, VERSION
 from tomodex.indexes.elasticsearch.server import Server
+
+#: Seconds for which an index is left to those who still read it; they may be longer at it than a
+#: point in time is kept, but not between two requests.
+LEFT_S = 600
 
 #: While an index is filled nobody searches it, and it can be filled again.
 _FILLING: Mapping[str, object] = {
@@ -31,6 +37,7 @@ class Generations:
         self._server = server
         self.searched = server.name  #: alias
         self.filled = f"{server.name}-next"  #: alias
+        self.left = f"{server.name}-old"  #: alias
         self._checked = False
 
     def ensure(self) -> None:
@@ -60,8 +67,9 @@ class Generations:
 
     def all(self) -> Sequence[str]:
         """The aliases that there are, in which nothing may be left of what is erased."""
-        if self._behind(self.filled):
-            return [*([self.searched] if self._behind(self.searched) else []), self.filled]
+        aliases = (self.searched, self.filled, self.left)
+        if there := [alias for alias in aliases if self._behind(alias)]:
+            return there
         self.ensure()
         return [self.searched]
 
@@ -71,7 +79,8 @@ class Generations:
 
     def clear(self) -> None:
         """Have one empty index."""
-        self._delete([*self._behind(self.searched), *self._behind(self.filled)])
+        for alias in (self.searched, self.filled, self.left):
+            self._delete(self._behind(alias))
         self._checked = False
         self.ensure()
 
@@ -82,23 +91,31 @@ class Generations:
         self._create(name, self.filled, {**self._settings(), **_FILLING})
 
     def complete(self) -> None:
-        """Search the one that was filled from now on, if there is one, and remove the other."""
-        filled = self._behind(self.filled)
-        if not filled:
-            return
+        """Search the one that was filled from now on, if there is one; remove what nobody reads."""
+        if filled := self._behind(self.filled):
+            self._exchange(filled, self._behind(self.searched))
+            self._checked = True
+        self._delete([name for name in self._behind(self.left) if self._is_read_by_nobody(name)])
+
+    def _exchange(self, filled: Sequence[str], searched: Sequence[str]) -> None:
         ours = self._settings()
+        actions = [
+            *_moved(searched, self.searched, self.left),
+            *_moved(filled, self.filled, self.searched),
+        ]
         with self._server.asked() as client:
             client.indices.put_settings(index=self.filled, body={n: ours[n] for n in _FILLING})
             client.indices.refresh(index=self.filled)
-            client.indices.update_aliases(body={"actions": self._exchange(filled)})
-        self._checked = True
+            for name in searched:
+                # Before it is left: without it nobody would know when to remove it.
+                meta = {"_meta": {"left_s": time.time()}}
+                client.indices.put_mapping(index=name, body=meta)
+            client.indices.update_aliases(body={"actions": actions})
 
-    def _exchange(self, filled: Sequence[str]) -> Sequence[Mapping[str, object]]:
-        return [
-            *({"remove_index": {"index": name}} for name in self._behind(self.searched)),
-            *({"add": {"index": name, "alias": self.searched}} for name in filled),
-            *({"remove": {"index": name, "alias": self.filled}} for name in filled),
-        ]
+    def _is_read_by_nobody(self, name: str) -> bool:
+        with self._server.asked() as client:
+            mapping = client.indices.get_mapping(index=name)[name]["mappings"]
+        return bool(time.time() - mapping["_meta"]["left_s"] > LEFT_S)
 
     def _is_of_ours(self, name: str) -> bool:
         return name.startswith(f"{self.searched}-{VERSION}")
@@ -133,3 +150,12 @@ class Generations:
         with self._server.asked() as client:
             for name in names:
                 client.indices.delete(index=name)
+
+
+def _moved(names: Sequence[str], before: str, after: str) -> list[Mapping[str, object]]:
+    """Actions by which these are behind another alias than before."""
+    return [
+        {kind: {"index": name, "alias": alias}}
+        for name in names
+        for kind, alias in (("remove", before), ("add", after))
+    ]

@@ -23,6 +23,9 @@ for _name in ("opensearch", "opensearchpy.trace"):
 
 PORT = 9200
 
+#: Connections to each server: a page asks several things at once, for several people.
+CONNECTIONS = 8
+
 #: What a server answers when the same request may do better later.
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -113,7 +116,11 @@ def _raise_ours(failed: errors.TransportError, shown: str) -> None:
 def _client(url: str, options: ServerOptions) -> OpenSearch:
     parts = urlsplit(url)
     secure = parts.scheme.endswith("+https")
-    given: dict[str, Any] = {"timeout": options.timeout_s, "max_retries": 3}
+    given: dict[str, Any] = {
+        "timeout": options.timeout_s,
+        "max_retries": 3,
+        "pool_maxsize": CONNECTIONS,
+    }
     if parts.username:
         if options.password is None:
             raise Misconfigured(f"{without_query(url)} names a user, and no `password`")
