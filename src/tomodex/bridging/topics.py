@@ -49,12 +49,14 @@ class Topics:
     def __init__(self, door: Bridge, instance: str) -> None:
         try:
             from confluent_kafka import Consumer, KafkaException
+
+            from tomodex.kafka_door import connection
         except ImportError as missing:
             raise Misconfigured(
                 "the bridge needs confluent-kafka; pip install 'tomodex[kafka]'"
             ) from missing
         self._topics = [topic for topic in (door.tasks, door.mask_tasks) if topic]
-        self._common = _connection(door)
+        self._common = connection(door.servers, door)
         self._name = f"{door.group}-{instance}"
         self._producer: Any = None
         reading = {**self._common, "enable.auto.commit": False}
@@ -169,22 +171,6 @@ def _asking(what: str) -> Iterator[None]:
         yield
     except KafkaException as error:
         raise Unavailable(f"{what}: {_name(error.args[0])}") from error
-
-
-def _connection(door: Bridge) -> dict[str, Any]:
-    """What librdkafka needs to reach the broker."""
-    given = {
-        "bootstrap.servers": door.servers,
-        "security.protocol": door.protocol,
-        "sasl.mechanism": door.mechanism if door.user else "",
-        "sasl.username": door.user,
-        "sasl.password": door.password.read() if door.password else "",
-        "ssl.ca.location": str(door.ca) if door.ca else "",
-        "ssl.certificate.location": str(door.certificate) if door.certificate else "",
-        "ssl.key.location": str(door.key) if door.key else "",
-    }
-    # It would write to stderr by itself, not as JSON.
-    return {name: value for name, value in given.items() if value} | {"logger": log}
 
 
 def _name(error: Any) -> str:

@@ -3,6 +3,7 @@
     ndjson:      one JSON line per series   ndjson.py
     fhir+https:  a FHIR R5 server           fhir.py
     dicom+file:  DICOM reports in a folder  dicom.py
+    kafka:       a topic                    kafka.py
 
     dicomweb+https: dimse:  the same into an archive, by STOW-RS or C-STORE
 
@@ -23,6 +24,7 @@ ADAPTERS = {
     "ndjson": "tomodex.sinks.ndjson:NdjsonSink",
     "fhir+https": "tomodex.sinks.fhir:FhirSink",
     "fhir+http": "tomodex.sinks.fhir:FhirSink",
+    "kafka": "tomodex.sinks.kafka:KafkaSink",
     "dicom+file": "tomodex.sinks.dicom:DicomFileSink",
     "dicomweb+https": "tomodex.sinks.dicom:DicomArchiveSink",
     "dicomweb+http": "tomodex.sinks.dicom:DicomArchiveSink",
