@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -115,14 +116,16 @@ def be_worker(settings: Settings, worker: str, stop: Stop) -> None:
     """What each worker process does."""
     log_to_stderr(settings.log_level, settings.log_format)
     bounds = bounds_of(settings)
-    work(
-        queue_of(settings),
-        annotator_of(settings, bounds.expect),
-        worker=worker,
-        stop=stop,
-        lease=timedelta(seconds=settings.lease_s),
-        bounds=bounds,
-    )
+    # Closed however it ends: in a cluster the others wait for one who left without a word.
+    with closing(queue_of(settings)) as queue:
+        work(
+            queue,
+            annotator_of(settings, bounds.expect),
+            worker=worker,
+            stop=stop,
+            lease=timedelta(seconds=settings.lease_s),
+            bounds=bounds,
+        )
 
 
 def rebuild_index(settings: Settings) -> int:

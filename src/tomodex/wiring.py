@@ -228,7 +228,8 @@ def left_alone(settings: Settings) -> list[Suspension]:
 def queue_of(settings: Settings) -> Queue:
     """The queue, made on first use, which takes nothing of patients who are excluded."""
     _make_data_folder(settings.data)
-    return excluding(open_queue(settings.queue_url), exclusions_of(settings))
+    queue = open_queue(settings.queue_url, settings.data)
+    return excluding(queue, exclusions_of(settings))
 
 
 def logbook_of(settings: Settings) -> Logbook:

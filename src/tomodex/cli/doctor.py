@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -13,13 +14,21 @@ def doctor(
     patience: Annotated[
         float, typer.Option(min=1, max=3600, metavar="S", help="Seconds for each part to answer.")
     ] = 60.0,
+    create: Annotated[
+        bool, typer.Option("--create", help="Make the topics of a queue in Kafka first.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Look at every source, the queue, the index, sinks and models; say what to do about faults."""
     from tomodex import tables
     from tomodex.doctor import examine, is_well
+    from tomodex.queues import create_queue
 
-    findings = list(examine(settings_of_run(), patience))
+    settings = settings_of_run()
+    if create:
+        for name in create_queue(settings.queue_url):
+            print(f"made {name}", file=sys.stderr)
+    findings = list(examine(settings, patience))
     if as_json:
         print_json([finding.facts for finding in findings])
     else:

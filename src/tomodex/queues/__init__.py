@@ -1,6 +1,7 @@
 """Series waiting for a worker, and what came of them.
 
     sqlite:  one file, any number of workers on this machine   sqlite.py
+    kafka:   topics in Apache Kafka, workers on any number     kafka/
 
 A task is handed out on a lease: a worker that dies gives it back by doing nothing. Settling a task
 stores its result and acknowledges it in one transaction, so nothing is lost and nothing doubled.
@@ -12,15 +13,19 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Literal, Protocol, cast
 
 from tomodex.annotation import AnnotatedSeries
 from tomodex.probe import Probe
-from tomodex.registry import open_adapter
+from tomodex.registry import find_adapter, open_adapter
 from tomodex.series import Series
 from tomodex.sources import Window
 
-ADAPTERS = {"sqlite": "tomodex.queues.sqlite:SqliteQueue"}
+ADAPTERS = {
+    "sqlite": "tomodex.queues.sqlite:SqliteQueue",
+    "kafka": "tomodex.queues.kafka.queue:KafkaQueue",
+}
 
 #: The names FHIR's Task.status has for these.
 Status = Literal["ready", "in-progress", "completed", "rejected", "failed"]
@@ -302,6 +307,17 @@ class Queue(Protocol):
         """Give back what it holds open."""
 
 
-def open_queue(url: str) -> Queue:
-    """Open the queue that `url` names."""
-    return cast(Queue, open_adapter("queue", url, ADAPTERS))
+def open_queue(url: str, state: Path | None = None) -> Queue:
+    """Open the queue that `url` names; `state` is the folder for what it keeps on this machine."""
+    return cast(Queue, open_adapter("queue", url, ADAPTERS, state=state))
+
+
+def create_queue(url: str) -> Sequence[str]:
+    """Make what the queue needs and is not there yet; what that was.
+
+    Raises:
+        Misconfigured: it cannot be made.
+        Unavailable: its server does not answer.
+    """
+    factory = find_adapter("queue", url, ADAPTERS)
+    return cast(Sequence[str], factory.create(url)) if hasattr(factory, "create") else ()

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from math import inf
+from pathlib import Path
 from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from urllib.parse import parse_qsl, urlsplit
@@ -112,6 +113,7 @@ class SqliteQueue:
 
     Args:
         url: names the file; `?attempts=5&retry_s=30&fair=10&busy_s=60` are the defaults.
+        state: not needed; all is in that file.
         now: seconds since 1970; a test's own clock.
         jitter: from 0 to 1, so that tasks do not all come back at once.
 
@@ -122,6 +124,7 @@ class SqliteQueue:
     def __init__(
         self,
         url: str,
+        state: Path | None = None,
         *,
         now: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
@@ -611,7 +614,8 @@ def _series_json(series: Series) -> str:
     return json.dumps({f.name: getattr(series, f.name) for f in fields(series)}, default=dict)
 
 
-def _series(text: str) -> Series:
+def read_series(text: str) -> Series:
+    """A series as the files and topics of a queue have it."""
     return _series_adapter().validate_python(json.loads(text))
 
 
@@ -630,7 +634,7 @@ def _task(row: tuple[Any, ...]) -> Task:
     number, series, source, configuration, lane, attempt, token = row
     return Task(
         id=number,
-        series=_series(series),
+        series=read_series(series),
         source=source,
         configuration=configuration,
         lane=LANES[lane],
@@ -647,7 +651,7 @@ def _state(row: tuple[Any, ...]) -> TaskState:
     number, series, source, configuration, lane, status, attempt, reason, sentence, updated = row
     return TaskState(
         id=number,
-        series=_series(series),
+        series=read_series(series),
         source=source,
         configuration=configuration,
         lane=LANES[lane],

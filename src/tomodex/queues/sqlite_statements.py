@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 PUT = """
 insert into task (series_uid, configuration, source_id, fingerprint, series, lane, study_date,
                   status, reason, sentence, updated_ms)
@@ -82,7 +84,7 @@ returning series_uid, configuration, status, attempt, reason
 
 _OF_PAIR = """
 select id from task indexed by task_waiting where status = 'ready' and due_ms = 0
-    and lane = tally.lane and source_id = tally.source_id
+    and lane = tally.lane and source_id = tally.source_id {only}
 """
 
 #: The next task of each lane and source that may be taken, of so many pairs at most: a bucket whose
@@ -100,8 +102,14 @@ cross join task as head on head.id = next
 order by head.lane {{lanes}}, head.study_date, head.id limit 1
 """
 
-MOST_URGENT = _HEADS.format(lanes="asc")
-LEAST_URGENT = _HEADS.format(lanes="desc")
+
+def heads(lanes: Literal["asc", "desc"], only: str = "") -> str:
+    """The task that is next, of those that `only` says; "asc": the most urgent lane first."""
+    return _HEADS.format(lanes=lanes, only=only)
+
+
+MOST_URGENT = heads("asc")
+LEAST_URGENT = heads("desc")
 
 #: How many leases there were so far; also the newest token.
 COUNT_LEASE = "update counter set value = value + 1 where name = 'lease' returning value"

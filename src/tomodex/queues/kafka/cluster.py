@@ -1,0 +1,154 @@
+"""How Kafka is reached, and what its errors mean to us."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka.admin import AdminClient
+from pydantic import Field
+
+from tomodex.errors import Misconfigured, TomodexError, Unavailable
+from tomodex.options import Options, Secret, read_options
+from tomodex.queues.kafka.topics import Names, names_of
+
+log = logging.getLogger(__name__)
+
+#: How long one request may take.
+PATIENCE_S = 30.0
+
+#: What no waiting mends, and what a person can do about it.
+REFUSED = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "this user may not use the topics; see the ACLs",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "this user may not use the groups; see the ACLs",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "this user may not begin transactions; see "
+    "the ACLs",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "this user may not do this in the cluster",
+    KafkaError.SASL_AUTHENTICATION_FAILED: "user or password are wrong",
+    KafkaError.UNSUPPORTED_SASL_MECHANISM: "the broker does not know this mechanism of SASL",
+    KafkaError._AUTHENTICATION: "user or password are wrong",
+    KafkaError._SSL: "TLS is not agreed upon; see the certificates",
+    KafkaError.UNKNOWN_TOPIC_OR_PART: "topics are missing; `tomodex doctor --create` makes them",
+    KafkaError._UNKNOWN_TOPIC: "topics are missing; `tomodex doctor --create` makes them",
+    KafkaError._UNKNOWN_PARTITION: "topics are missing; `tomodex doctor --create` makes them",
+    KafkaError.INVALID_REPLICATION_FACTOR: "there are fewer brokers than copies asked for",
+    KafkaError.INVALID_TRANSACTION_TIMEOUT: "the broker allows no transaction of 15 s",
+    KafkaError.UNSUPPORTED_VERSION: "the broker is too old",
+}
+
+
+class KafkaOptions(Options):
+    """What a queue's URL may set after its `?`."""
+
+    attempts: int = Field(5, ge=1)  #: a task that was leased so often without answer is failed
+    retry_s: float = Field(30.0, ge=0, lt=86400)  #: first wait after Unavailable; doubles
+    fair: int = Field(10, ge=0)  #: every so many-th lease takes the least urgent lane; 0: never
+    busy_s: float = Field(60.0, ge=1, lt=86400)  #: how long to wait for other processes
+    partitions: int = Field(24, ge=1, le=10_000)  #: of a lane, when topics are made
+    copies: int = Field(-1, ge=-1)  #: of each topic, when they are made; -1: the broker's default
+    session_s: float = Field(30.0, ge=1, le=1800)  #: a worker silent for so long is dead
+    patience_s: float = Field(120.0, ge=0, le=86400)
+    #: how long a task may go on that another worker is to get
+    fetch_ms: int = Field(50, ge=1, le=500)  #: how long the broker waits for something new
+    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    user: str = ""
+    password: Secret | None = None  #: where it is: file:/path or env:NAME
+    ca: Path | None = None  #: PEM file of who signs the brokers' certificates
+    certificate: Path | None = None  #: ours, PEM
+    key: Path | None = None  #: ours, PEM
+
+
+class Cluster:
+    """`kafka://broker1:9092,broker2:9092/PREFIX?options`.
+
+    Raises:
+        Misconfigured: the URL names no broker or no prefix, or an option is wrong.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self.options = read_options(url, KafkaOptions)
+        self.servers = parts.netloc
+        prefix = unquote(parts.path).strip("/")
+        if not self.servers or "@" in self.servers:
+            raise Misconfigured("a queue in Kafka is kafka://broker:9092/PREFIX, without a user")
+        self.names: Names = names_of(prefix)
+        self._complaint: KafkaError | None = None
+        self._common = self._connection()
+
+    def _connection(self) -> Mapping[str, Any]:
+        given = self.options
+        said = {
+            "bootstrap.servers": self.servers,
+            "security.protocol": given.protocol,
+            "sasl.mechanism": given.mechanism if given.user else "",
+            "sasl.username": given.user,
+            "sasl.password": given.password.read() if given.password else "",
+            "ssl.ca.location": str(given.ca) if given.ca else "",
+            "ssl.certificate.location": str(given.certificate) if given.certificate else "",
+            "ssl.key.location": str(given.key) if given.key else "",
+        }
+        return {
+            **{name: value for name, value in said.items() if value},
+            "error_cb": self._remember,
+            # It would write to stderr by itself, not as JSON.
+            "logger": log,
+            "log_level": 3,
+        }
+
+    def _remember(self, error: KafkaError) -> None:
+        """What goes wrong beside our calls, which then only say that they took too long."""
+        self._complaint = error
+
+    def consumer(self, group: str, **more: Any) -> Consumer:
+        with self.named_errors():
+            return Consumer(
+                {
+                    **self._common,
+                    "group.id": group,
+                    "enable.auto.commit": False,
+                    "auto.offset.reset": "earliest",
+                    "queued.max.messages.kbytes": 16_384,
+                    **{name.replace("_", "."): value for name, value in more.items()},
+                }
+            )
+
+    def producer(self, transactional_id: str, timeout_ms: int) -> Producer:
+        with self.named_errors():
+            return Producer(
+                {
+                    **self._common,
+                    "transactional.id": transactional_id,
+                    "transaction.timeout.ms": timeout_ms,
+                    "compression.type": "zstd",
+                    "message.max.bytes": 16_000_000,
+                    "linger.ms": 0,
+                }
+            )
+
+    def admin(self) -> AdminClient:
+        with self.named_errors():
+            return AdminClient(dict(self._common))
+
+    @contextmanager
+    def named_errors(self) -> Iterator[None]:
+        """Name Kafka's errors after what the catcher does."""
+        try:
+            yield
+        except KafkaException as error:
+            raise self.named(error.args[0]) from error
+
+    def named(self, error: KafkaError) -> TomodexError:
+        """Our error for one of Kafka's."""
+        for one in (error, self._complaint):
+            if one is not None and one.code() in REFUSED:
+                return Misconfigured(f"Kafka at {self.servers}: {REFUSED[one.code()]}")
+        if error.code() == KafkaError._INVALID_ARG:
+            return Misconfigured(f"Kafka at {self.servers}: {error.str()}")
+        return Unavailable(f"Kafka at {self.servers} does not answer as agreed: {error.name()}")

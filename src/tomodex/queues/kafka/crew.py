@@ -1,0 +1,200 @@
+"""Which partitions are ours, as one worker among many.
+
+A thread of its own polls all along, with everything paused, so that a task may take as long as it
+takes. Kafka shares out the partitions anew whenever a worker comes or goes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection
+from threading import Event, RLock, Thread
+from typing import Any
+
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaException,
+    TopicPartition,
+)
+
+from tomodex.errors import Misconfigured, TomodexError, Unavailable
+from tomodex.queues.kafka.cluster import PATIENCE_S, Cluster
+from tomodex.queues.kafka.ledger import FOR_A_MOMENT
+from tomodex.queues.kafka.records import place_of, share_of
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.1
+
+#: What is added to the patience with a task that another is to get.
+MARGIN_S = 300.0
+
+#: Waits until tasks of these partitions are done, or gives them back.
+LetGo = Callable[[frozenset[int]], None]
+
+
+class Crew:
+    """Our membership in the group of all workers, from its first use on.
+
+    Args:
+        let_go: called before partitions are given away; it may take the options' `patience_s`.
+        lose: called when they are somebody else's already.
+    """
+
+    def __init__(self, cluster: Cluster, let_go: LetGo, lose: LetGo) -> None:
+        self._cluster = cluster
+        self._let_go = let_go
+        self._lose = lose
+        self._places = {name: place for place, name in enumerate(cluster.names.tickets)}
+        self._lock = RLock()
+        self._ours: frozenset[int] = frozenset()
+        self._fresh: frozenset[int] = frozenset()
+        self._trouble: TomodexError | None = None
+        self._joined = Event()
+        self._closing = Event()
+        self._metadata: object = None
+        self._consumer: Consumer | None = None
+        self._thread: Thread | None = None
+
+    def start(self) -> None:
+        """Join, unless it was done before."""
+        if self._thread is not None:
+            return
+        options = self._cluster.options
+        session_ms = round(options.session_s * 1000)
+        longest_ms = max(session_ms, round((options.patience_s + MARGIN_S) * 1000))
+        self._consumer = self._cluster.consumer(
+            self._cluster.names.workers,
+            isolation_level="read_committed",
+            partition_assignment_strategy="cooperative-sticky",
+            session_timeout_ms=session_ms,
+            heartbeat_interval_ms=max(200, session_ms // 10),
+            max_poll_interval_ms=longest_ms,
+            queued_min_messages=1,
+        )
+        self._thread = Thread(target=self._poll, name="kafka-crew", daemon=True)
+        self._thread.start()
+
+    def wait_joined(self, seconds: float) -> bool:
+        """Whether the group has said which partitions are ours, which may be none."""
+        return self._joined.wait(seconds)
+
+    def ours(self) -> frozenset[int]:
+        """Partitions whose tasks we may take.
+
+        Raises:
+            Misconfigured: the group cannot be joined.
+        """
+        with self._lock:
+            if isinstance(self._trouble, Misconfigured):
+                raise self._trouble
+            return self._ours
+
+    def fresh(self) -> frozenset[int]:
+        """Partitions that we have just got, once what their last owner has begun is ended."""
+        with self._lock:
+            fresh = self._fresh
+        if fresh:
+            self._wait_stable(fresh)
+        return fresh
+
+    def _wait_stable(self, shares: frozenset[int]) -> None:
+        """Kafka does not answer before the last owner's transaction is committed or aborted."""
+        names = self._cluster.names
+        asked = ConsumerGroupTopicPartitions(
+            names.workers,
+            [TopicPartition(names.tickets[place_of(s)[0]], place_of(s)[1]) for s in shares],
+        )
+        until = time.monotonic() + self._cluster.options.busy_s
+        while True:
+            admin = self._cluster.admin()
+            (answer,) = admin.list_consumer_group_offsets([asked], require_stable=True).values()
+            try:
+                with self._cluster.named_errors():
+                    places = answer.result(PATIENCE_S).topic_partitions
+            except Unavailable:
+                if time.monotonic() > until:
+                    raise
+            else:
+                if not any(place.error for place in places):
+                    return
+            time.sleep(POLL_S)
+
+    def accept(self, fresh: frozenset[int]) -> None:
+        """The view has all that was said of these before they were ours."""
+        with self._lock:
+            self._ours |= fresh & self._fresh
+            self._fresh -= fresh
+
+    def metadata(self) -> object:
+        """Who we are to the group; Kafka refuses what a former member sends."""
+        return self._metadata
+
+    def close(self) -> None:
+        """Leave the group, so that others get the partitions at once."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _poll(self) -> None:
+        consumer = self._consumer
+        assert consumer is not None
+        consumer.subscribe(
+            list(self._cluster.names.tickets),
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_lost,
+        )
+        while not self._closing.is_set():
+            try:
+                message = consumer.poll(POLL_S)
+            except KafkaException as error:
+                self._complain(error.args[0])
+                time.sleep(1.0)
+            else:
+                # Nobody but this thread may ask the consumer: beside a loop of polls no other
+                # call returns (measured, confluent-kafka 2.16.1).
+                self._metadata = consumer.consumer_group_metadata()
+                if message is not None and message.error() is not None:
+                    self._complain(message.error())
+        consumer.close()
+
+    def _complain(self, error: Any) -> None:
+        if error.code() not in FOR_A_MOMENT:
+            self._trouble = self._cluster.named(error)
+            log.error("not in the group", extra={"sentence": str(self._trouble)})
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        with self._lock:
+            consumer.incremental_assign(partitions)
+            # Which task is next is asked of the view; nothing is to be fetched.
+            consumer.pause(partitions)
+            self._fresh |= self._shares(partitions)
+            self._trouble = None
+            self._metadata = consumer.consumer_group_metadata()
+            self._joined.set()
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        shares = self._shares(partitions)
+        with self._lock:
+            # Nothing new is taken from these; what is in hand can still be settled.
+            self._ours -= shares
+            self._fresh -= shares
+            self._metadata = consumer.consumer_group_metadata()
+        try:
+            self._let_go(shares)
+        finally:
+            consumer.incremental_unassign(partitions)
+
+    def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        shares = self._shares(partitions)
+        with self._lock:
+            self._ours -= shares
+            self._fresh -= shares
+        self._lose(shares)
+        consumer.incremental_unassign(partitions)
+
+    def _shares(self, partitions: Collection[TopicPartition]) -> frozenset[int]:
+        return frozenset(share_of(self._places[p.topic], p.partition) for p in partitions)

@@ -1,0 +1,122 @@
+"""Reads the log into the view, up to its end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from threading import RLock
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from tomodex.errors import Unavailable
+from tomodex.queues.kafka.cluster import PATIENCE_S, Cluster
+from tomodex.queues.kafka.view import View
+
+log = logging.getLogger(__name__)
+
+#: Messages that are taken in at once.
+BATCH = 2_000
+
+#: While a topic moves to another broker or was just made.
+FOR_A_MOMENT = {
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TIMED_OUT,
+    KafkaError._WAIT_COORD,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.OFFSET_NOT_AVAILABLE,
+    KafkaError.NETWORK_EXCEPTION,
+    KafkaError.BROKER_NOT_AVAILABLE,
+}
+
+
+class Ledger:
+    """The log, and the view of it.
+
+    Raises:
+        Misconfigured: the topics are not there, or may not be read.
+        Unavailable: no broker answers.
+    """
+
+    def __init__(self, cluster: Cluster, view: View) -> None:
+        self._cluster = cluster
+        self._view = view
+        self._lock = RLock()
+        self._topic = cluster.names.states
+        # Told what is committed, and where the log really ends: no group is joined by either.
+        group = f"{cluster.names.prefix}.view"
+        self._reader = cluster.consumer(
+            group,
+            isolation_level="read_committed",
+            enable_partition_eof=True,
+            fetch_wait_max_ms=cluster.options.fetch_ms,
+            auto_offset_reset="error",
+        )
+        self._end = cluster.consumer(group, isolation_level="read_uncommitted")
+        self._place = -1  #: of the reader
+
+    def catch_up(self) -> None:
+        """Have in the view all that was said before this was called.
+
+        Waits for transactions that are open: who reads past one could miss what it says.
+        """
+        with self._lock:
+            until = time.monotonic() + self._cluster.options.busy_s
+            end = self._end_of_log(until)
+            while self._view.next_offset() < end:
+                if time.monotonic() > until:
+                    raise Unavailable(
+                        f"Kafka at {self._cluster.servers}: the log of the queue cannot be read to "
+                        "its end; a transaction is open or the broker is slow"
+                    )
+                self._read_some()
+
+    def _end_of_log(self, until: float) -> int:
+        while True:
+            try:
+                place = TopicPartition(self._topic, 0)
+                return int(self._end.get_watermark_offsets(place, PATIENCE_S, cached=False)[1])
+            except KafkaException as error:
+                if error.args[0].code() not in FOR_A_MOMENT or time.monotonic() > until:
+                    raise self._cluster.named(error.args[0]) from error
+            time.sleep(0.1)
+
+    def _read_some(self) -> None:
+        place = self._view.next_offset()
+        # Another process of this machine may have read on; a few messages are passed over sooner
+        # than a new place is found.
+        if self._place < 0 or place > self._place + BATCH:
+            self._reader.assign([TopicPartition(self._topic, 0, place)])
+            self._place = place
+        messages: list[Any] = []
+        if (first := self._reader.poll(1.0)) is not None:
+            messages = [first, *self._reader.consume(BATCH, 0)]
+        said = [m for m in messages if m.error() is None]
+        ends = [m for m in messages if m.error() is not None]
+        for message in ends:
+            self._check(message.error())
+        reached = [m.offset() for m in ends if m.error().code() == KafkaError._PARTITION_EOF]
+        self._place = max([self._place, *(m.offset() + 1 for m in said), *reached])
+        if self._place > place:
+            self._take(said, self._place)
+
+    def _take(self, said: list[Any], end: int) -> None:
+        strange = self._view.apply(((m.offset(), m.key(), m.value()) for m in said), end)
+        if strange:
+            extra = {"topic": self._topic, "messages": strange, "before": end}
+            log.error("not understood", extra=extra)
+
+    def _check(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._PARTITION_EOF or error.code() in FOR_A_MOMENT:
+            return
+        self._place = -1
+        raise self._cluster.named(error)
+
+    def close(self) -> None:
+        with self._lock:
+            self._reader.close()
+            self._end.close()

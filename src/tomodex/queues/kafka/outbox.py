@@ -1,0 +1,184 @@
+"""Kafka transactions: all of these messages, and an offset, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from tomodex.errors import Unavailable
+from tomodex.queues.kafka.cluster import PATIENCE_S, Cluster
+
+#: A transaction whose process died is ended by the broker after so long; until then nobody reads
+#: past it.
+TIMEOUT_MS = 15_000
+
+#: Somebody else goes by our transactional id now.
+FENCED = {
+    KafkaError._FENCED,
+    KafkaError.PRODUCER_FENCED,
+    KafkaError.INVALID_PRODUCER_EPOCH,
+    KafkaError.INVALID_PRODUCER_ID_MAPPING,
+}
+
+#: The partitions belong to somebody else now, or we have to look again who has them.
+NO_LONGER_OURS = {
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.FENCED_INSTANCE_ID,
+    KafkaError.REBALANCE_IN_PROGRESS,
+    KafkaError.STALE_MEMBER_EPOCH,
+    KafkaError.FENCED_MEMBER_EPOCH,
+}
+
+
+class Fenced(Unavailable):
+    """Somebody else decided in between, or is what we were."""
+
+
+class NotOurs(Unavailable):
+    """The group gave the partition to somebody else, or is about to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Letter:
+    """A message to be sent."""
+
+    topic: str
+    key: bytes
+    value: bytes | None
+    partition: int = 0
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class Outbox:
+    """One transactional id; one transaction at a time.
+
+    Raises:
+        Unavailable: the broker does not answer.
+    """
+
+    def __init__(self, cluster: Cluster, transactional_id: str) -> None:
+        self._cluster = cluster
+        self._id = transactional_id
+        self._producer: Producer | None = None
+
+    def ready(self) -> Producer:
+        """The producer; made anew, it ends what a former one of its id has begun."""
+        if self._producer is None:
+            producer = self._cluster.producer(self._id, TIMEOUT_MS)
+            try:
+                with self._cluster.named_errors():
+                    producer.init_transactions(PATIENCE_S)
+            except BaseException:
+                producer.close()
+                raise
+            self._producer = producer
+        return self._producer
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Send in here; nothing of it is seen unless all of it is.
+
+        Raises:
+            Fenced: another has our transactional id.
+            NotOurs: the offset was refused.
+            Unavailable: it is not known whether it was done; what uses this looks again.
+            ValueError: a message is too large.
+        """
+        producer = self.ready()
+        try:
+            producer.begin_transaction()
+            yield Transaction(producer)
+            self._commit(producer)
+        except KafkaException as failed:
+            self._end(producer, failed.args[0])
+            raise self._named(failed.args[0]) from failed
+        except BaseException:
+            self._end(producer, None)
+            raise
+
+    def _commit(self, producer: Producer) -> None:
+        while True:
+            try:
+                producer.commit_transaction(PATIENCE_S)
+            except KafkaException as failed:
+                if not failed.args[0].retriable() or failed.args[0].txn_requires_abort():
+                    raise
+            else:
+                return
+
+    def _end(self, producer: Producer, error: KafkaError | None) -> None:
+        """Take back what was sent; a producer that cannot is thrown away."""
+        if error is None or error.txn_requires_abort() or not error.fatal():
+            try:
+                producer.abort_transaction(PATIENCE_S)
+            except KafkaException:
+                self.close()
+        else:
+            self.close()
+
+    def _named(self, error: KafkaError) -> Exception:
+        if error.code() in FENCED:
+            return Fenced(f"Kafka at {self._cluster.servers}: another process decided first")
+        if error.code() in NO_LONGER_OURS:
+            return NotOurs(f"Kafka at {self._cluster.servers}: another worker has the partition")
+        if error.code() in (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE):
+            return ValueError("the result is larger than a message in Kafka may be")
+        return self._cluster.named(error)
+
+    def close(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.purge()
+            with suppress(KafkaException):
+                producer.close()
+
+
+class Transaction:
+    """What is sent in one transaction."""
+
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
+
+    def send(self, letters: Sequence[Letter]) -> Sequence[int]:
+        """Send these; return their offsets, which others see once all is committed."""
+        offsets = [-1] * len(letters)
+        failed: list[KafkaError] = []
+
+        def delivered(place: int, error: KafkaError | None, message: Message) -> None:
+            if error is not None:
+                failed.append(error)
+            else:
+                offsets[place] = message.offset() or 0
+
+        for place, letter in enumerate(letters):
+            self._produce(letter, lambda e, m, place=place: delivered(place, e, m))
+        if self._producer.flush(PATIENCE_S) or failed:
+            raise KafkaException(failed[0] if failed else KafkaError(KafkaError._TIMED_OUT))
+        return offsets
+
+    def _produce(self, letter: Letter, delivered: Any) -> None:
+        while True:
+            try:
+                self._producer.produce(
+                    letter.topic,
+                    letter.value,
+                    letter.key,
+                    partition=letter.partition,
+                    headers=list(letter.headers),
+                    on_delivery=delivered,
+                )
+            except BufferError:
+                self._producer.poll(0.1)
+            else:
+                self._producer.poll(0)
+                return
+
+    def offset(self, topic: str, partition: int, offset: int, metadata: object) -> None:
+        """Have the group's offset committed with the rest, if the partition is still ours."""
+        place = TopicPartition(topic, partition, offset)
+        self._producer.send_offsets_to_transaction([place], metadata, PATIENCE_S)

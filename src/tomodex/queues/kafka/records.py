@@ -1,0 +1,224 @@
+"""What the log says: one kind of record for each kind of fact, by its key.
+
+Of each key only the newest record counts; a key without value says that there is nothing any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import orjson
+
+from tomodex.queues import Status
+
+# It would cost the start of every command some 0.1 s; it is imported when first needed.
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+#: A reader refuses records of a higher one.
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What was decided of a series and configuration; only decisions write it."""
+
+    kind: ClassVar[str] = "task"
+    keys: ClassVar[int] = 2
+
+    series_uid: str
+    configuration: str
+    version: int  #: grows whenever work on the former one is no longer wanted
+    void: int  #: results of work on this version and older ones do not stand
+    gone: bool = False  #: withdrawn; the rest says nothing then
+    id: int = 0
+    source: str = ""
+    fingerprint: str = ""
+    series: str = ""  #: JSON of `Series`
+    lane: int = 0
+    study_date: str = ""
+    status: Status = "ready"
+    reason: str = ""
+    sentence: str = ""
+    attempt: int = 0
+    updated_ms: int = 0
+    share: int = 0  #: topic and partition of its ticket, see `share_of`
+    at: int = 0  #: offset of its ticket
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What became of a version of a task; only its worker writes it."""
+
+    kind: ClassVar[str] = "work"
+    keys: ClassVar[int] = 2
+
+    series_uid: str
+    configuration: str
+    version: int
+    status: Status
+    due_ms: int
+    attempt: int
+    token: int  #: of the lease that this is about
+    worker: str
+    reason: str
+    sentence: str
+    updated_ms: int
+    share: int
+    at: int
+    instances: int | None = None  #: how many were indexed; None: it is not known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where the result of a series and configuration is in the topic of results."""
+
+    kind: ClassVar[str] = "result"
+    keys: ClassVar[int] = 2
+
+    series_uid: str
+    configuration: str
+    version: int
+    sequence: int  #: its offset there, and 1
+    document: bool  #: False: it is a tombstone
+    listed: bool  #: nobody has worked on it
+    patient: str  #: pseudonym, as far as the result says it
+    settled_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Elsewhere:
+    """All sources that have listed a series, where there is more than one."""
+
+    kind: ClassVar[str] = "elsewhere"
+    keys: ClassVar[int] = 1
+
+    series_uid: str
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A source whose tasks in a lane are not handed out."""
+
+    kind: ClassVar[str] = "held"
+    keys: ClassVar[int] = 2
+
+    lane: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewestFirst:
+    """A source whose newest studies go first in a lane."""
+
+    kind: ClassVar[str] = "newest"
+    keys: ClassVar[int] = 2
+
+    lane: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """Something that was done, which is never forgotten."""
+
+    kind: ClassVar[str] = "audit"
+    keys: ClassVar[int] = 1
+
+    number: str  #: no other has it
+    at_ms: int
+    event: str
+    series_uid: str
+    source: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAside:
+    """A result that a consumer could not take."""
+
+    kind: ClassVar[str] = "aside"
+    keys: ClassVar[int] = 2
+
+    consumer: str
+    series_uid: str
+    sequence: int
+    sentence: str
+
+
+Record = Wanted | Work | Standing | Elsewhere | Held | NewestFirst | Audit | SetAside
+KINDS = {one.kind: one for one in Record.__args__}
+
+
+Kind = Literal["task", "work", "result", "elsewhere", "held", "newest", "audit", "aside"]
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """There is nothing of this key any more."""
+
+    kind: Kind
+    parts: tuple[str, ...]
+
+    @property
+    def key(self) -> bytes:
+        return orjson.dumps([self.kind, *self.parts])
+
+
+def key_of(record: Record) -> bytes:
+    names = [field.name for field in fields(record)][: record.keys]
+    return orjson.dumps([record.kind, *(getattr(record, name) for name in names)])
+
+
+def value_of(record: Record) -> bytes:
+    names = [field.name for field in fields(record)][record.keys :]
+    return orjson.dumps({"format": FORMAT, **{name: getattr(record, name) for name in names}})
+
+
+def parse(key: bytes | None, value: bytes | None) -> Record | Nothing:
+    """The record of a message.
+
+    Raises:
+        ValueError: it is none, or of a later version of us.
+    """
+    kind, *parts = _key(key)
+    if value is None:
+        return Nothing(kind, tuple(parts))  # type: ignore[arg-type]  # checked by _key
+    said = orjson.loads(value)
+    if not isinstance(said, dict) or said.pop("format", None) != FORMAT:
+        raise ValueError("not of a format that this Tomodex knows")
+    names = [field.name for field in fields(KINDS[kind])][: len(parts)]
+    named = dict(zip(names, parts, strict=True))
+    record: Record = _adapter(kind).validate_python({**said, **named})
+    return record
+
+
+def _key(key: bytes | None) -> Sequence[str]:
+    parts: Any = orjson.loads(key or b"null")
+    known = isinstance(parts, list) and all(isinstance(part, str) for part in parts)
+    if not known or not parts or parts[0] not in KINDS:
+        raise ValueError("its key says nothing to us")
+    if len(parts) != 1 + KINDS[parts[0]].keys:
+        raise ValueError("its key has parts too many or too few")
+    return list(parts)
+
+
+@cache
+def _adapter(kind: str) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(KINDS[kind])
+
+
+def share_of(place: int, partition: int) -> int:
+    """A partition of one of `Names.tickets`, as one number."""
+    return place << 16 | partition
+
+
+def place_of(share: int) -> tuple[int, int]:
+    """Which of `Names.tickets`, and which partition of it."""
+    return share >> 16, share & 0xFFFF

@@ -1,0 +1,486 @@
+"""What the log says, in a local SQLite file that answers every question about it.
+
+The processes of a machine share one; each may bring it up to date, and it can be deleted at any
+time. It has the tables of the SQLite queue, and a few columns more.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import apsw
+
+from tomodex.queues import Outcome, Task
+from tomodex.queues import sqlite_statements as say
+from tomodex.queues.kafka.changes import Changes, collect, watch
+from tomodex.queues.kafka.cluster import KafkaOptions
+from tomodex.queues.kafka.records import (
+    Audit,
+    Elsewhere,
+    Held,
+    NewestFirst,
+    Nothing,
+    Record,
+    SetAside,
+    Standing,
+    Wanted,
+    Work,
+    key_of,
+    parse,
+    value_of,
+)
+from tomodex.queues.sqlite import LANES, SqliteQueue, Verdict, read_series
+from tomodex.queues.sqlite_file import named_errors, transaction
+
+#: Part of the file's name: another one is read anew from the log.
+VERSION = 1
+
+#: Beyond the tables of the SQLite queue.
+MORE = """
+alter table task add column version integer not null default 0;
+alter table task add column void integer not null default 0;   -- results up to it do not stand
+alter table task add column share integer not null default -1; -- topic and partition of its ticket
+alter table task add column at integer not null default -1;    -- offset of its ticket
+alter table task add column taken integer not null default 0;  -- token of the last lease
+alter table result add column version integer not null default 0;
+alter table result add column patient text not null default '';
+create index result_patient on result (patient) where patient <> '';
+create index task_share on task (share, at) where status in ('ready', 'in-progress');
+-- Of series that were withdrawn: a late result of them does not stand.
+create table marker (
+    series_uid    text    not null,
+    configuration text    not null,
+    version       integer not null,
+    void          integer not null,
+    primary key (series_uid, configuration)
+) strict, without rowid;
+-- Records about a version that is not there yet: compaction took the older ones before them.
+create table early (key blob primary key, value blob not null) strict, without rowid;
+create table ticket (share integer primary key, next integer not null) strict;
+create table place (next integer not null) strict;
+insert into place values (0);
+"""
+
+#: Which of the tasks a worker may have.
+ONLY = "and share in (select share from temp.mine)"
+MOST_URGENT = say.heads("asc", ONLY)
+LEAST_URGENT = say.heads("desc", ONLY)
+
+#: A task whose worker lost it, or is late; `:held` is JSON of the ids that we hold ourselves.
+LEFT = f"""
+select id from task indexed by task_due
+where status = 'in-progress' and due_ms > 0 {ONLY}
+    and (due_ms <= :now or id not in (select value from json_each(:held)))
+    and (select url from source where id = source_id)
+        not in (select value from json_each(:avoiding))
+    and not exists (select 1 from held
+                    where held.lane = task.lane and held.source_id = task.source_id)
+order by lane, study_date, id limit 1
+"""
+
+ROW = """
+select id, series_uid, configuration, series,
+    (select url from source where source.id = source_id) as source, fingerprint,
+    lane, status, attempt, token, taken, version, share, at
+from task
+"""
+
+#: Of a new version all counts; of the same one only what says where and what the series is.
+NEW_VERSION = """
+insert into task (id, series_uid, configuration, source_id, fingerprint, series, lane, study_date,
+    status, reason, sentence, attempt, updated_ms, version, void, share, at)
+values (iif(exists (select 1 from task where id = :id
+                    and (series_uid, configuration) <> (:series_uid, :configuration)), null, :id),
+    :series_uid, :configuration, :source_id, :fingerprint, :series, :lane, :study_date, :status,
+    :reason, :sentence, :attempt, :updated_ms, :version, :void, :share, :at)
+on conflict (series_uid, configuration) do update set
+    source_id = excluded.source_id, fingerprint = excluded.fingerprint, series = excluded.series,
+    lane = excluded.lane, study_date = excluded.study_date, status = excluded.status,
+    reason = excluded.reason, sentence = excluded.sentence, attempt = excluded.attempt,
+    updated_ms = excluded.updated_ms, version = excluded.version, void = excluded.void,
+    share = excluded.share, at = excluded.at, due_ms = 0, token = 0, worker = '', taken = 0
+"""
+SAME_VERSION = """
+update task set source_id = :source_id, fingerprint = :fingerprint, series = :series,
+    study_date = :study_date, void = :void
+where series_uid = :series_uid and configuration = :configuration
+"""
+WORK = """
+update task set status = :status, due_ms = :due_ms, attempt = :attempt,
+    token = iif(:status = 'in-progress', :token, 0), taken = :token, worker = :worker,
+    reason = :reason, sentence = :sentence, updated_ms = :updated_ms, share = :share, at = :at,
+    series = iif(:instances is null, series, json_set(series, '$.instance_count', :instances))
+where series_uid = :series_uid and configuration = :configuration
+"""
+REACHED = """
+insert into ticket values (:share, :at + 1)
+on conflict do update set next = max(next, excluded.next)
+"""
+RESULT = """
+insert into result (sequence, series_uid, configuration, document, settled_ms, listed, patient,
+    version)
+values (:sequence, :series_uid, :configuration, :document, :settled_ms, :listed, :patient,
+    :version)
+"""
+
+#: Stands where the document would; its sequence says where that is.
+PLACE = b"@%d"
+
+
+class Row(NamedTuple):
+    """A task as the view has it."""
+
+    id: int
+    series_uid: str
+    configuration: str
+    series: str
+    source: str
+    fingerprint: str
+    lane: int
+    status: str
+    attempt: int
+    token: int
+    taken: int
+    version: int
+    share: int
+    at: int
+
+
+class View(SqliteQueue):
+    """The tables; what writes to them on its own behalf only tries it out.
+
+    Args:
+        file: where they are; None: in memory, for this process alone.
+    """
+
+    def __init__(
+        self,
+        file: Path | None,
+        options: KafkaOptions,
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        asked = {name: getattr(options, name) for name in ("attempts", "retry_s", "fair", "busy_s")}
+        query = "&".join(f"{name}={value}" for name, value in asked.items())
+        place = f"//{quote(str(file))}" if file else ""
+        super().__init__(f"sqlite:{place}?{query}", now=now)
+        self._trying = False
+        self._shares: frozenset[int] | None = None
+        with self._lock, named_errors(self._file), transaction(self._db):
+            self._db.pragma("secure_delete", "on")
+            if not self._db.execute("select 1 from sqlite_schema where name = 'place'").get:
+                self._db.execute(MORE)
+
+    # The log comes in
+
+    def next_offset(self) -> int:
+        """Up to where the log was read."""
+        ((offset,),) = self._read("select next from place", ())
+        return int(offset)
+
+    def apply(self, messages: Iterable[tuple[int, bytes | None, bytes | None]], end: int) -> int:
+        """Take in messages as (offset, key, value), and remember that all before `end` was read.
+
+        What another process took in already is passed over. Returns how many were no records.
+        """
+        strange = 0
+        with self._lock, named_errors(self._file), transaction(self._db):
+            done = self.next_offset()
+            for offset, key, value in messages:
+                if offset >= done:
+                    strange += not self._take(key, value)
+            self._db.execute("update place set next = max(next, ?)", (end,))
+        return strange
+
+    def _take(self, key: bytes | None, value: bytes | None) -> bool:
+        try:
+            self._learn(parse(key, value))
+        except ValueError:
+            return False
+        return True
+
+    def _learn(self, record: Record | Nothing) -> None:
+        match record:
+            case Wanted():
+                self._want(record)
+            case Work():
+                self._work(record)
+            case Standing():
+                self._stand(record)
+            case Nothing():
+                self._drop(record)
+            case _:
+                self._note(record)
+
+    def _want(self, wanted: Wanted) -> None:
+        facts = self._facts(wanted)
+        known = self._version_of(wanted.series_uid, wanted.configuration)
+        if wanted.gone:
+            uid = (wanted.series_uid, wanted.configuration)
+            self._db.execute("delete from task where (series_uid, configuration) = (?, ?)", uid)
+            sql = "insert or replace into marker values (?, ?, ?, ?)"
+            self._db.execute(sql, (*uid, wanted.version, wanted.void))
+        else:
+            facts["source_id"] = self._source_id(self._db, wanted.source)
+            same = known is not None and known[0] == wanted.version
+            self._db.execute(SAME_VERSION if same else NEW_VERSION, facts)
+            sql = "delete from marker where (series_uid, configuration) = (?, ?)"
+            self._db.execute(sql, (wanted.series_uid, wanted.configuration))
+            if wanted.at >= 0:
+                self._db.execute(REACHED, facts)
+        self._void(wanted)
+        self._catch_up_with(wanted)
+
+    def _void(self, wanted: Wanted) -> None:
+        """What was made of a version that is void by now is a tombstone."""
+        sql = """update result set document = null
+                 where (series_uid, configuration) = (:series_uid, :configuration)
+                 and document is not null and version <= :void"""
+        self._db.execute(sql, self._facts(wanted))
+
+    def _catch_up_with(self, wanted: Wanted) -> None:
+        """Take in what was said of this before it was there."""
+        for kind in ("work", "result"):
+            key = Nothing(kind, (wanted.series_uid, wanted.configuration)).key
+            sql = "delete from early where key = ? returning value"
+            values: list[tuple[Any, ...]] = self._db.execute(sql, (key,)).fetchall()
+            for (value,) in values:
+                self._take(key, value)
+
+    def _work(self, work: Work) -> None:
+        known = self._version_of(work.series_uid, work.configuration)
+        if known is None or known[0] < work.version:
+            self._put_by(work)
+        elif known[0] == work.version:
+            facts = self._facts(work)
+            self._db.execute(WORK, facts)
+            self._db.execute(REACHED, facts)
+
+    def _stand(self, standing: Standing) -> None:
+        uid, configuration = standing.series_uid, standing.configuration
+        if not self._is_known(uid):
+            self._put_by(standing)
+            return
+        known = self._version_of(uid, configuration)
+        stands = standing.document and standing.version > (known[1] if known else 0)
+        old = "delete from result where series_uid = ? and (configuration = ? or document is null)"
+        self._db.execute(old, (uid, configuration))
+        self._db.execute("delete from aside where series_uid = ?", (uid,))
+        document = PLACE % standing.sequence if stands else None
+        self._db.execute(RESULT, {**self._facts(standing), "document": document})
+
+    def _put_by(self, record: Record) -> None:
+        sql = "insert or replace into early values (?, ?)"
+        self._db.execute(sql, (key_of(record), value_of(record)))
+
+    def _version_of(self, series_uid: str, configuration: str) -> tuple[int, int] | None:
+        """Version, and up to which one results are void."""
+        sql = """select version, void from task where (series_uid, configuration) = (?1, ?2)
+                 union all
+                 select version, void from marker where (series_uid, configuration) = (?1, ?2)"""
+        facts = (series_uid, configuration)
+        rows: list[tuple[Any, ...]] = self._db.execute(sql, facts).fetchall()
+        return (rows[0][0], rows[0][1]) if rows else None
+
+    def _is_known(self, series_uid: str) -> bool:
+        sql = """select exists (select 1 from task where series_uid = ?1)
+                 or exists (select 1 from marker where series_uid = ?1)"""
+        return bool(self._db.execute(sql, (series_uid,)).get)
+
+    def _drop(self, gone: Nothing) -> None:
+        self._db.execute("delete from early where key = ?", (gone.key,))
+        match gone.kind, gone.parts:
+            case "task", pair:
+                for table in ("task", "marker", "result"):
+                    sql = f"delete from {table} where (series_uid, configuration) = (?, ?)"
+                    self._db.execute(sql, pair)
+            case "result", pair:
+                sql = "delete from result where (series_uid, configuration) = (?, ?)"
+                self._db.execute(sql, pair)
+            case "elsewhere", uid:
+                self._db.execute("delete from elsewhere where series_uid = ?", uid)
+            case "aside", pair:
+                self._db.execute("delete from aside where (consumer, series_uid) = (?, ?)", pair)
+            case ("held" | "newest") as kind, (lane, source):
+                table = "held" if kind == "held" else "newest_first"
+                pair_of = (LANES.index(_lane(lane)), self._source_id(self._db, source))
+                sql = f"delete from {table} where (lane, source_id) = (?, ?)"
+                self._db.execute(sql, pair_of)
+
+    def _note(self, record: Record) -> None:
+        match record:
+            case Elsewhere(series_uid=uid, sources=sources):
+                self._db.execute("delete from elsewhere where series_uid = ?", (uid,))
+                rows = [(uid, self._source_id(self._db, url)) for url in sources]
+                self._db.executemany("insert into elsewhere values (?, ?)", rows)
+            case Held(lane=lane, source=source) | NewestFirst(lane=lane, source=source):
+                table = "held" if isinstance(record, Held) else "newest_first"
+                pair = (LANES.index(_lane(lane)), self._source_id(self._db, source))
+                self._db.execute(f"insert or ignore into {table} values (?, ?)", pair)
+            case Audit():
+                sql = """insert into audit (at_ms, event, series_uid, source, sentence)
+                         values (:at_ms, :event, :series_uid, :source, :sentence)"""
+                self._db.execute(sql, self._facts(record))
+            case SetAside():
+                # Only while it stands, as in the SQLite queue.
+                sql = """insert or replace into aside (series_uid, consumer, sequence, sentence)
+                         select series_uid, :consumer, sequence, :sentence from result
+                         where sequence = :sequence"""
+                self._db.execute(sql, self._facts(record))
+
+    @staticmethod
+    def _facts(record: Record) -> dict[str, Any]:
+        return {name: getattr(record, name) for name in record.__slots__}
+
+    # Decisions are tried out
+
+    @contextmanager
+    def trying(self) -> Iterator[Changes]:
+        """Do in here what is to be decided; afterwards all is as it was, and the changes known."""
+        changes = Changes()
+        with self._lock, named_errors(self._file):
+            self._db.execute("begin immediate")
+            self._trying = True
+            try:
+                watch(self._db)
+                yield changes
+                collect(self._db, changes, self._now_ms())
+            finally:
+                self._trying = False
+                self._db.execute("rollback")
+
+    @contextmanager
+    def _writing(self) -> Iterator[apsw.Connection]:
+        if not self._trying:
+            raise AssertionError("the view is written by the log alone")
+        yield self._db
+
+    _writing_durably = _writing
+
+    def retract(self, series_uid: str, configuration: str) -> None:
+        """Take a result out of the feed, within `trying`."""
+        self._retract(self._db, series_uid, configuration)
+
+    def bury_at_once(self, worker: str) -> int:
+        """The same as `bury`, and what was held is ready; within `trying`."""
+        buried = self.bury(worker)
+        facts = {"now": self._now_ms(), "sweep": -1, "attempts": self._options.attempts}
+        self._db.execute(say.TAKE_BACK, facts).fetchall()
+        return buried
+
+    # Workers ask
+
+    def next_task(
+        self,
+        shares: frozenset[int],
+        held: Collection[int],
+        avoiding: Collection[str],
+        least_urgent: bool,
+    ) -> Row | None:
+        """The task of these partitions that is next; `held` are ids of those that we hold."""
+        now = self._now_ms()
+        facts: dict[str, Any] = {"now": now, "avoiding": json.dumps(list(avoiding))}
+        with self._lock, named_errors(self._file):
+            self._remember(shares)
+            left = self._db.execute(LEFT, {**facts, "held": json.dumps(list(held))}).get
+            if left is None:
+                self._wake(now)
+                left = self._db.execute(LEAST_URGENT if least_urgent else MOST_URGENT, facts).get
+            return None if left is None else self._found("id = ?", (left,))
+
+    def _remember(self, shares: frozenset[int]) -> None:
+        if shares != self._shares:
+            self._db.execute("create table if not exists temp.mine (share integer primary key)")
+            self._db.execute("delete from temp.mine")
+            rows = [(share,) for share in shares]
+            self._db.executemany("insert into temp.mine values (?)", rows)
+            self._shares = shares
+
+    def _wake(self, now: int) -> None:
+        """Have those found whose wait is over; every view comes to that by itself."""
+        sql = """select exists (select 1 from task indexed by task_due
+                 where status = 'ready' and due_ms > 0 and due_ms <= ?)"""
+        if self._db.execute(sql, (now,)).get:
+            with transaction(self._db):
+                self._db.execute(say.WAKE, {"now": now, "sweep": -1})
+
+    def verdict(self, task: Task, outcome: Outcome) -> Verdict:
+        """What the task's row is to say of an outcome."""
+        return self._verdict(task, outcome)
+
+    def row(self, series_uid: str, configuration: str) -> Row | None:
+        """What stands of a task."""
+        with self._lock, named_errors(self._file):
+            return self._found("(series_uid, configuration) = (?, ?)", (series_uid, configuration))
+
+    def _found(self, which: str, facts: Sequence[object]) -> Row | None:
+        rows: list[tuple[Any, ...]] = self._db.execute(f"{ROW} where {which}", facts).fetchall()
+        return Row(*rows[0]) if rows else None
+
+    def undone(self, share: int, but: int = -1) -> int:
+        """Offset of the first ticket in a partition whose task is not done, one left out."""
+        sql = """select coalesce(
+                     (select min(at) from task indexed by task_share
+                      where share = ?1 and status in ('ready', 'in-progress') and id <> ?2),
+                     (select next from ticket where share = ?1), 0)"""
+        ((offset,),) = self._read(sql, (share, but))
+        return int(offset)
+
+    def standing(self, after: int, limit: int) -> Sequence[tuple[int, str, bool]]:
+        """Entries of the feed as (sequence, series, whether it is no tombstone)."""
+        sql = """select sequence, series_uid, document is not null from result
+                 where sequence > ? order by sequence limit ?"""
+        return [(int(n), str(uid), bool(doc)) for n, uid, doc in self._read(sql, (after, limit))]
+
+    def last_word(self, series_uid: str) -> tuple[int, bool] | None:
+        """Sequence of the feed's last entry of a series, and whether it is no tombstone."""
+        sql = """select sequence, document is not null from result where series_uid = ?
+                 order by sequence desc limit 1"""
+        rows = self._read(sql, (series_uid,))
+        return (int(rows[0][0]), bool(rows[0][1])) if rows else None
+
+    def of_patient(self, patient: str) -> Sequence[str]:
+        told = self._read(say.OF_PATIENT, (patient,))
+        found = self._read("select distinct series_uid from result where patient = ?", (patient,))
+        return list(dict.fromkeys(str(uid) for (uid,) in [*told, *found]))
+
+    def traces(self, series_uid: str) -> Sequence[tuple[str, int, int]]:
+        """Configurations that anything is known of, with the share and offset of the ticket."""
+        sql = """select configuration, share, at from task where series_uid = ?1
+                 union all select configuration, -1, -1 from marker where series_uid = ?1
+                 union all select configuration, -1, -1 from result where series_uid = ?1"""
+        return [(str(c), int(s), int(at)) for c, s, at in self._read(sql, (series_uid,))]
+
+    def overwrite(self) -> None:
+        """Nothing of what was deleted is left in the journal either."""
+        self._read("pragma wal_checkpoint(truncate)", ())
+
+    def consumers_without(self, series_uid: str) -> Sequence[str]:
+        """Who could not take a series."""
+        rows = self._read("select consumer from aside where series_uid = ?", (series_uid,))
+        return [str(name) for (name,) in rows]
+
+
+def task_of(row: Row) -> Task:
+    """The task as a worker gets it."""
+    return Task(
+        id=row.id,
+        series=read_series(row.series),
+        source=row.source,
+        configuration=row.configuration,
+        lane=LANES[row.lane],
+        attempt=row.attempt,
+        token=row.token,
+    )
+
+
+def _lane(name: str) -> Any:
+    if name not in LANES:
+        raise ValueError(f"no lane {name}")
+    return name
