@@ -46,3 +46,14 @@ if [ ! -f "$axe/node_modules/axe-core/axe.min.js" ]; then
     command -v npm >/dev/null || { echo "needs npm to fetch axe, which looks for barriers in a page" >&2; exit 1; }
     npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$axe" axe-core@4.14.1
 fi
+
+# Helm, Kubernetes' types, Compose and Prometheus, as far as they read what deploy/ holds: 2 minutes.
+deploycheck=$servers/deploycheck-$(cat "$here/deploy/main.go" "$here/deploy/go.sum" | sha256sum | cut -c1-12)
+if [ ! -x "$deploycheck/deploycheck" ]; then
+    command -v go >/dev/null || { echo "needs Go to read what deploy/ holds: https://go.dev/dl" >&2; exit 1; }
+    rm -rf "$servers"/deploycheck-*
+    mkdir -p "$deploycheck"
+    keda=$(cd / && go mod download -json github.com/kedacore/keda/v2@v2.21.0 | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
+    cp "$keda/config/crd/bases/keda.sh_scaledobjects.yaml" "$deploycheck"
+    (cd "$here/deploy" && go build -o "$deploycheck/deploycheck" .)
+fi
