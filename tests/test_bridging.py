@@ -6,7 +6,7 @@ import json
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -363,7 +363,7 @@ def made(settings: Settings, error: Exception | None = None) -> Order:
     """What the process that makes masks was given."""
     seen: list[Order] = []
 
-    def make(order: Order) -> Delivered:
+    def make(order: Order, at: datetime) -> Delivered:
         seen.append(order)
         if error:
             raise error

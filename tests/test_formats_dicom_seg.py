@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta, timezone
 from pathlib import Path
 
 import highdicom
@@ -32,6 +33,7 @@ from tests.masked import (
 from tomodex.errors import Misconfigured
 from tomodex.formats.dicom_header import subject_of
 from tomodex.formats.dicom_seg import Kind, Origin, Packing, tracking_uid, write_segs
+from tomodex.formats.lossy import Lossy
 from tomodex.masks import Masks, masks_on_frames
 from tomodex.measurement import measure
 from tomodex.segmenters.dicomseg import DicomSegSegmenter
@@ -243,6 +245,27 @@ def test_the_same_again_is_the_same_object_and_anything_else_another():
     tracked = {s.TrackingUID for s in made(masks, origin)[0].SegmentSequence[1:]}
     assert tracking_uid("1.2.3", "liver") in tracked
     assert len(tracked) == len(NAMES)
+
+
+def test_an_object_of_another_moment_is_another_object():
+    origin = origin_of(AXIAL)
+    made_at = [
+        next(write_segs(masks_of(origin), origin, TERMINOLOGY, "LABELMAP", "native", at))
+        for at in (AT, AT.astimezone(timezone(timedelta(hours=9))), AT + timedelta(seconds=1))
+    ]
+    first, elsewhere, later = [(ds.SOPInstanceUID, ds.SeriesInstanceUID) for ds in made_at]
+    assert first == elsewhere
+    assert set(first).isdisjoint(later)
+
+
+@pytest.mark.parametrize("lossy", [None, Lossy(ratios=(8.0,), methods=("ISO_10918_1",)), Lossy()])
+def test_masks_of_images_that_lost_something_say_so(lossy):
+    origin = replace(origin_of(AXIAL), lossy=lossy)
+    (ds,) = made(masks_of(origin), origin)
+    assert ds.LossyImageCompression == ("01" if lossy else "00")
+    assert ds.get("LossyImageCompressionRatio") == (8.0 if lossy and lossy.ratios else None)
+    method = lossy.methods[0] if lossy and lossy.methods else None
+    assert ds.get("LossyImageCompressionMethod") == method
 
 
 def test_patient_and_study_are_those_of_the_series():

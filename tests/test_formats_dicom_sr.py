@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import highdicom
@@ -21,8 +22,13 @@ TERMINOLOGY = load_terminology()
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
 
-def report(annotated: AnnotatedSeries = ONE, evidence: Evidence | None = None) -> Dataset:
-    return measurement_report(annotated, SUBJECT, TERMINOLOGY, evidence or Evidence(), AT)
+LATER = AT + timedelta(seconds=1)
+
+
+def report(
+    annotated: AnnotatedSeries = ONE, evidence: Evidence | None = None, at: datetime = AT
+) -> Dataset:
+    return measurement_report(annotated, SUBJECT, TERMINOLOGY, evidence or Evidence(), at)
 
 
 def with_structures(*structures: Annotation) -> AnnotatedSeries:
@@ -165,9 +171,9 @@ def test_without_a_segmentation_it_points_at_the_series():
 def test_the_same_result_is_the_same_report_and_another_one_is_not():
     other = with_structures(SPLEEN)
     assert report().SOPInstanceUID == report().SOPInstanceUID
-    later = replace(ONE, provenance=replace(ONE.provenance, finished="2026-11-24T10:00:00+01:00"))
-    assert report().SOPInstanceUID == report(later).SOPInstanceUID
     assert report().SOPInstanceUID != report(other).SOPInstanceUID
+    assert report().SOPInstanceUID != report(at=LATER).SOPInstanceUID
+    assert report().SeriesInstanceUID != report(at=LATER).SeriesInstanceUID
     assert report().SeriesInstanceUID == report(other).SeriesInstanceUID
 
 

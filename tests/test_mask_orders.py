@@ -46,14 +46,14 @@ def an_order(**facts: object) -> Order:
     return Order(**{"series": UID, "source": "disk", "to": "research", **facts})
 
 
-def delivered(order: Order) -> Delivered:
+def delivered(order: Order, at: datetime | None = None) -> Delivered:
     return Delivered(
         series_uid=order.series, structures=("liver",), missing=(), places=("/srv/masks/a.dcm",)
     )
 
 
 def raising(error: BaseException):
-    def make(order: Order) -> Delivered:
+    def make(order: Order, at: datetime) -> Delivered:
         raise error
 
     return make
@@ -117,7 +117,7 @@ def test_what_was_ordered_first_is_made_first_and_once(settings, operations):
     ]
     made: list[Order] = []
 
-    def make(order: Order) -> Delivered:
+    def make(order: Order, at: datetime) -> Delivered:
         made.append(order)
         return delivered(order)
 
@@ -201,7 +201,7 @@ def test_an_order_is_held_for_as_long_as_it_takes(settings, operations, monkeypa
     monkeypatch.setattr(mask_orders, "LEASE_S", 0.3)
     place_order(settings, an_order(), RESEARCHER)
 
-    def slow(order: Order) -> Delivered:
+    def slow(order: Order, at: datetime) -> Delivered:
         time.sleep(1.0)
         assert operations.lease({KIND}, 1.0) is None
         return delivered(order)
@@ -219,7 +219,7 @@ def test_models_stay_open_from_one_order_to_the_next(settings, tmp_path, monkeyp
     maker = Maker(settings)
     for _ in range(2):
         with pytest.raises(Unsuitable, match="no segmenter has anything"):
-            maker.make(an_order(series=uid, source=""))
+            maker.make(an_order(series=uid, source=""), datetime.now(UTC))
     assert len(opened) == 1
 
 

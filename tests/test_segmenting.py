@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 
 import nibabel
@@ -13,7 +15,7 @@ import pytest
 
 from tomodex.access import OWNER
 from tomodex.errors import BadQuery, Unsuitable
-from tomodex.mask_orders import Order, deliver_order
+from tomodex.mask_orders import Maker, Order, deliver_order
 from tomodex.phantom import DEMO, Case
 from tomodex.phantom.writing import write_phantom
 from tomodex.segmenting import Wish, folder_name, require_fit, resolve_structures
@@ -23,6 +25,8 @@ from tomodex.terminology import load_terminology
 from tomodex.wiring import audit_of
 
 TERMINOLOGY = load_terminology()
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
 def small(name: str) -> Case:
@@ -169,10 +173,19 @@ def test_masks_lie_as_totalsegmentator_wrote_them_where_that_is_asked_for(
     assert 0 < made.loading_s < made.total_s
 
 
-def test_the_same_order_again_gives_the_same_objects(tmp_path, settings, pelvis):
+def test_an_order_tried_again_gives_the_same_objects_and_a_new_order_new_ones(
+    tmp_path, settings, pelvis
+):
     wish = order(pelvis, tmp_path, forms=("seg", "sr"))
-    one, again = deliver_order(settings, wish), deliver_order(settings, wish)
-    assert one == again
+    made: list[list[bytes]] = []
+    for at in (NOON, NOON, NOON + timedelta(hours=1)):
+        places = Maker(settings).make(wish, at).places
+        made.append([Path(place).read_bytes() for place in places])
+    first, again, later = made
+    assert first == again
+    uids = [{pydicom.dcmread(BytesIO(one)).SOPInstanceUID for one in some} for some in made]
+    assert uids[0].isdisjoint(uids[2])
+    assert len(first) == len(later) == 2
 
 
 def test_nothing_is_left_behind_but_what_was_asked_for(tmp_path, settings, pelvis, monkeypatch):

@@ -139,7 +139,7 @@ def deliver_order(settings: Settings, order: Order) -> Delivered:
     """
     require_order(settings, order)
     audit_of(settings).write(OWNER, KIND, ",".join(order.structures), **_facts(order))
-    return Maker(settings).make(order)
+    return Maker(settings).make(order, datetime.now(UTC))
 
 
 def require_order(settings: Settings, order: Order) -> None:
@@ -165,13 +165,17 @@ class Maker:
         self._settings = settings
         self._tools: Tools | None = None
 
-    def make(self, order: Order) -> Delivered:
-        """Make what is ordered; raises as `segment_series`, and BadQuery as `require_order`."""
+    def make(self, order: Order, at: datetime) -> Delivered:
+        """Make what is ordered; raises as `segment_series`, and BadQuery as `require_order`.
+
+        Args:
+            at: when it was ordered.
+        """
         wish, store = order.wish, store_of(self._settings, order.to)
         try:
             with self._located(order) as (series, tools):
                 name = self._settings.configuration
-                return segment_series(series, tools, wish, store, name)
+                return segment_series(series, tools, wish, store, name, at)
         finally:
             store.close()
 
@@ -302,14 +306,15 @@ def be_maker(settings: Settings, name: str, stop: Stop) -> None:
             _rest(IDLE_S, stop)
 
 
-def make_next(operations: Operations, make: Callable[[Order], Delivered]) -> bool:
+def make_next(operations: Operations, make: Callable[[Order, datetime], Delivered]) -> bool:
     """Make what was ordered first; False if nothing is to be done now."""
     held = operations.lease({KIND}, LEASE_S)
     if held is None:
         return False
     try:
         with _renewed(operations, held):
-            delivered = make(Order.model_validate_json(held.request))
+            order = Order.model_validate_json(held.request)
+            delivered = make(order, datetime.fromisoformat(held.created))
     except (Unsuitable, BadQuery, Misconfigured) as wrong:
         operations.fail(held, str(wrong))
     except Unavailable as unavailable:

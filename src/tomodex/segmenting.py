@@ -25,6 +25,7 @@ from tomodex.formats.dicom_header import read_subject
 from tomodex.formats.dicom_seg import Kind, Origin, Packing, write_segs
 from tomodex.formats.dicom_sr import Evidence, measurement_report
 from tomodex.formats.labelling import write_label_file, write_labels_json, write_statistics
+from tomodex.formats.lossy import read_lossy
 from tomodex.formats.nifti import write_nifti
 from tomodex.formats.nrrd import write_nrrd
 from tomodex.masks import Labels, Masks, masks_on_frames, masks_on_grid
@@ -125,11 +126,14 @@ def require_fit(wish: Wish, store: Store) -> None:
 
 
 def segment_series(
-    listed: Series, tools: Tools, wish: Wish, store: Store, configuration: str
+    listed: Series, tools: Tools, wish: Wish, store: Store, configuration: str, at: datetime
 ) -> Delivered:
     """Retrieve a series, segment it, and put its masks into the store.
 
-    The same wish of the same series gives the same objects, so to do it again does no harm.
+    The same wish of the same moment gives the same objects, so to try again does no harm.
+
+    Args:
+        at: when it was wished for, which DICOM objects say that they are of.
 
     Raises:
         Unsuitable: the series makes no volume, or nothing wanted was found in it.
@@ -142,7 +146,7 @@ def segment_series(
         folder.mkdir()
         found = _find(listed, tools, Path(scratch), configuration)
         masks = masks_on_frames(found.segmentation, found.origin.geometry, wish.structures)
-        files = _write(found, masks, wish, tools.terminology, folder)
+        files = _write(found, masks, wish, tools.terminology, folder, at)
         below = folder_name(listed.series_uid) if wish.folder == "series" else ""
         places = store.put(files, below)
     return Delivered(
@@ -188,6 +192,7 @@ def _find(listed: Series, tools: Tools, scratch: Path, configuration: str) -> _F
         subject=read_subject(Path(chosen.instances[0].path), series.study_uid),
         instances=chosen.instances,
         geometry=chosen.geometry,
+        lossy=read_lossy({i: chosen.instances[i] for i, _ in chosen.geometry.slices}.values()),
     )
     annotated = AnnotatedSeries(
         series=series,
@@ -211,10 +216,15 @@ def _find(listed: Series, tools: Tools, scratch: Path, configuration: str) -> _F
 
 
 def _write(
-    found: _Found, masks: Masks, wish: Wish, terminology: Terminology, folder: Path
+    found: _Found,
+    masks: Masks,
+    wish: Wish,
+    terminology: Terminology,
+    folder: Path,
+    at: datetime,
 ) -> list[Path]:
     """The files that are wished for, in `folder`."""
-    files = _write_dicom(found, masks, wish, terminology, folder)
+    files = _write_dicom(found, masks, wish, terminology, folder, at)
     if any(form in wish.forms for form in ("nifti", "nrrd")):
         geometry = found.origin.geometry
         even = geometry.places is None
@@ -233,10 +243,14 @@ def _write(
 
 
 def _write_dicom(
-    found: _Found, masks: Masks, wish: Wish, terminology: Terminology, folder: Path
+    found: _Found,
+    masks: Masks,
+    wish: Wish,
+    terminology: Terminology,
+    folder: Path,
+    at: datetime,
 ) -> list[Path]:
     segs: list[Dataset] = []
-    at = datetime.now(UTC)
     for form, kind in _KINDS.items():
         if form in wish.forms:
             packing = wish.packing

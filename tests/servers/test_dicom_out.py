@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import replace
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 
@@ -16,7 +17,8 @@ import requests
 from tests.annotated import LIVER, ONE
 from tests.servers.orthanc import Orthanc
 from tests.test_segmenting import ENHANCED, PELVIS, TILTED, order, small, voxels_of
-from tomodex.mask_orders import deliver_order
+from tomodex.errors import Unsuitable
+from tomodex.mask_orders import Maker, deliver_order
 from tomodex.phantom import Case
 from tomodex.phantom.writing import write_phantom
 from tomodex.settings import Settings, load_settings
@@ -118,16 +120,26 @@ def test_orthanc_takes_all_of_it_by_c_store_and_stow(tmp_path, settings, orthanc
     orthanc.store(images(folder))
     dimse = f"dimse://TOMODEX@127.0.0.1:{orthanc.dicom_port}/{orthanc.aet}"
     stow = orthanc.dicomweb.replace("http://", "dicomweb+http://")
-    forms = ("seg-binary", "sr")
-    for url in (dimse, stow, dimse):
-        made = deliver_order(settings, order(folder, tmp_path, forms=forms, to=url))
-        assert len(made.places) == 2
+    older, at = ("seg-binary", "sr"), datetime(2026, 11, 23, 12, tzinfo=UTC)
+    for url, forms in ((dimse, older), (stow, ("seg", *older)), (dimse, older)):
+        made = Maker(settings).make(order(folder, tmp_path, forms=forms, to=url), at)
+        assert len(made.places) == len(forms)
+    with pytest.raises(Unsuitable, match=r"takes no segmentations as label maps.*seg-binary"):
+        Maker(settings).make(order(folder, tmp_path, forms=("seg",), to=dimse), at)
     kept = [pydicom.dcmread(BytesIO(one)) for one in orthanc.files()]
-    assert sorted(ds.Modality for ds in kept if ds.Modality != "CT") == ["SEG", "SR"]
-    (seg,) = [ds for ds in kept if ds.Modality == "SEG"]
-    (again,) = deliver_order(settings, order(folder, tmp_path, forms=("seg-binary",))).places
-    assert seg.SOPInstanceUID == pydicom.dcmread(again).SOPInstanceUID
-    assert voxels_of(seg) == voxels_of(pydicom.dcmread(again))
+    assert sorted(ds.Modality for ds in kept if ds.Modality != "CT") == [
+        "SEG",
+        "SEG",
+        "SR",  # of one segmentation
+        "SR",  # of both
+    ]
+    back = {ds.SegmentationType: ds for ds in kept if ds.Modality == "SEG"}
+    ours = Maker(settings).make(order(folder, tmp_path, forms=("seg", "seg-binary")), at)
+    for place in ours.places:
+        sent = pydicom.dcmread(place)
+        assert sent == back[sent.SegmentationType]
+    assert voxels_of(back["BINARY"]) == voxels_of(pydicom.dcmread(ours.places[-1]))
+    assert set(back) == {"LABELMAP", "BINARY"}
 
 
 @pytest.mark.parametrize("scheme", ["dimse", "stow"])

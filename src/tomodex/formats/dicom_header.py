@@ -6,7 +6,7 @@ import re
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -151,7 +151,7 @@ class Made:
     series_number: int
     series_description: str
     modality: str
-    at: datetime  #: with offset
+    at: datetime  #: with offset: when somebody began to make what it says
 
 
 def begin_object(subject: Subject, made: Made, syntax: UID = ExplicitVRLittleEndian) -> Dataset:
@@ -170,9 +170,15 @@ def begin_object(subject: Subject, made: Made, syntax: UID = ExplicitVRLittleEnd
     put_equipment(ds)
     at = _by_its_clock(made.at, subject)
     day, clock = at.strftime("%Y%m%d"), at.strftime("%H%M%S")
-    ds.InstanceCreationDate = ds.SeriesDate = ds.ContentDate = day
-    ds.InstanceCreationTime = ds.SeriesTime = ds.ContentTime = clock
+    # Not when this instance was written down: a second try writes it again, to the last byte.
+    ds.SeriesDate = ds.ContentDate = day
+    ds.SeriesTime = ds.ContentTime = clock
     return ds
+
+
+def moment(at: datetime) -> str:
+    """The second of a moment, as it is part of UIDs: objects say their time as exactly."""
+    return at.astimezone(UTC).isoformat(timespec="seconds")
 
 
 def _by_its_clock(at: datetime, subject: Subject) -> datetime:

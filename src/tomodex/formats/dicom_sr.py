@@ -23,6 +23,7 @@ from tomodex.formats.dicom_header import (
     Subject,
     begin_object,
     made_uid,
+    moment,
     reference,
 )
 from tomodex.formats.dicom_seg import parameters, tracking_id, tracking_uid
@@ -88,17 +89,17 @@ def measurement_report(
 ) -> Dataset:
     """The report of one series in which something was found.
 
-    The same result is the same object, by its UIDs.
+    The same result is the same object; one of another moment has UIDs of its own.
 
     Raises:
         ValueError: there is nothing to report, or a number is none (NaN).
     """
-    facts = (annotated.series.series_uid, annotated.provenance.configuration)
+    facts = (annotated.series.series_uid, annotated.provenance.configuration, moment(at))
     segs = tuple(seg.SOPInstanceUID for seg in evidence.segmentations)
     made = Made(
         sop_class=SOP_CLASS,
         sop_uid=made_uid(
-            "report", _reported(annotated), asdict(subject), segs, tuple(evidence.images)
+            "report", _reported(annotated), asdict(subject), segs, tuple(evidence.images), facts
         ),
         series_uid=made_uid("report series", *facts),
         series_number=SERIES_NUMBER,

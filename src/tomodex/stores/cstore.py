@@ -13,13 +13,22 @@ from pynetdicom import build_context
 from tomodex.errors import Misconfigured, Unavailable, Unsuitable
 from tomodex.formats.dicom_header import Subject, subject_of
 from tomodex.probe import Probe
-from tomodex.sources.dimse.association import FIND, VERIFICATION, associated, query_contexts
+from tomodex.sources.dimse.association import (
+    FIND,
+    VERIFICATION,
+    NothingTaken,
+    associated,
+    query_contexts,
+)
 from tomodex.sources.dimse.options import options_of, peer_of
 from tomodex.sources.dimse.statuses import describe_status
 from tomodex.sources.gate import Gate
 
 #: Instances of one series that are asked for at most.
 MOST_INSTANCES = 20_000
+
+#: Label Map Segmentation Storage, of 2024: many archives do not know it yet.
+LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 
 _NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
@@ -97,10 +106,16 @@ class CStoreStore:
         if syntax not in _NATIVE:
             # Of its own, as an archive chooses one for each context.
             offered.insert(0, build_context(ds.SOPClassUID, [syntax]))
-        with self._gate.passing(), associated(self._peer, self._options, offered) as line:
-            if not line.takes(ds.SOPClassUID, syntax):
-                _unpack(ds, syntax)
-            self._judge(line.store(ds))
+        try:
+            with self._gate.passing(), associated(self._peer, self._options, offered) as line:
+                if not line.takes(ds.SOPClassUID, syntax):
+                    _unpack(ds, syntax)
+                self._judge(line.store(ds))
+        except NothingTaken as unknown:
+            kind = f"objects of class {ds.SOPClassUID.name}"
+            if ds.SOPClassUID == LABEL_MAP:
+                kind = "segmentations as label maps; older archives take seg-binary"
+            raise Unsuitable("refused", f"{self._peer} takes no {kind}") from unknown
 
     def _judge(self, status: int) -> None:
         if status in _TAKEN:

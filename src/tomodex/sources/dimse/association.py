@@ -306,6 +306,10 @@ class Line:
         return Unavailable(f"{self._peer} did not answer to the end: {why}")
 
 
+class NothingTaken(Unavailable):
+    """It answers, and takes nothing of the kinds that are proposed."""
+
+
 @contextmanager
 def associated(
     peer: Peer,
@@ -320,7 +324,7 @@ def associated(
 
     Raises:
         NotReached: it cannot be reached, or refuses.
-        Unavailable: it takes nothing of what is proposed.
+        NothingTaken: it takes nothing of what is proposed.
     """
     entity = AE(ae_title=peer.calling)
     entity.acse_timeout = entity.connection_timeout = options.connect_s
@@ -342,7 +346,7 @@ def associated(
         except OSError as unreachable:
             raise NotReached(f"{peer} cannot be reached: {unreachable.strerror}") from unreachable
         if association.rejected_contexts and not association.is_established:
-            raise Unavailable(
+            raise NothingTaken(
                 f"{peer} takes no request of the kind that is needed, from {peer.calling}"
             )
         if not association.is_established:
