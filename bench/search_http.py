@@ -3,9 +3,10 @@
     python bench/search_http.py [--series 100000] [--seconds 30] [--rate 100] [--keep FILE]
 
 Prints one line of JSON: for each kind of question the 50th and 95th percentile of milliseconds
-over HTTP, one question after another; what the writer wrote, in batches as far apart as `tomodex
-run` makes them; seconds to load the made-up archive and to put it in order; memory of the server.
-`load` is that of the machine: above `cores`, other programs took part of the time.
+over HTTP, one question after another, and of the server's processor time for each; what the writer
+wrote, in batches as far apart as `tomodex run` makes them; seconds to load the made-up archive and
+to put it in order; memory of the server. It is asked when it has the index in memory, which takes
+`resident_s`. `load` is that of the machine: above `cores`, other programs took part of the time.
 """
 
 from __future__ import annotations
@@ -32,33 +33,50 @@ import numpy as np
 from annotated_series import draw
 from search import fill
 from tomodex.annotation import AnnotatedSeries
+from tomodex.delivering import PART as DELIVERY_PART
+from tomodex.delivery import IDLE_S as DELIVERY_S
 from tomodex.indexes.duckdb import DuckDBIndex
 from tomodex.indexes.duckdb.store import FileStore
-from tomodex.indexing import DELIVERY_PART, DELIVERY_S
 from tomodex.terminology import load_terminology
 
 #: Structures of a series that is written.
 STRUCTURES = 40
 
-#: Kinds of questions: route, query, and what else is sent.
-QUESTIONS: dict[str, tuple[str, str, dict[str, object]]] = {
-    "structure": ("series", "sacrum", {}),
-    "structures": ("series", "liver and spleen and not prostate", {}),
+COHORT = "/v1/cohort"
+
+#: Kinds of questions: how and where they are asked, the query, and what else is sent.
+QUESTIONS: dict[str, tuple[str, str, str, dict[str, object]]] = {
+    "structure": ("post", f"{COHORT}/series", "sacrum", {}),
+    "structures": ("post", f"{COHORT}/series", "liver and spleen and not prostate", {}),
     "attributes": (
-        "series",
+        "post",
+        f"{COHORT}/series",
         "covers L1..L5 and PatientSex = F and PatientAge 40..60 and SliceThickness < 2",
         {},
     ),
-    "group, complete": ("series", "lumbar vertebra complete and not rib", {}),
-    "between": ("series", "left autochthon between heart and L1", {}),
-    "between groups": ("series", "kidney between thoracic vertebra and sacrum", {}),
-    "strips of a page": ("series", "liver volume > 1500 ml", {"structures": True}),
+    "group, complete": ("post", f"{COHORT}/series", "lumbar vertebra complete and not rib", {}),
+    "between": ("post", f"{COHORT}/series", "left autochthon between heart and L1", {}),
+    "between groups": (
+        "post",
+        f"{COHORT}/series",
+        "kidney between thoracic vertebra and sacrum",
+        {},
+    ),
+    "strips of a page": (
+        "post",
+        f"{COHORT}/series",
+        "liver volume > 1500 ml",
+        {"structures": True},
+    ),
     "facets": (
-        "facets",
+        "post",
+        f"{COHORT}/facets",
         "liver",
         {"fields": ["structure", "complete", "Manufacturer", "PatientSex", "StudyYear", "plane"]},
     ),
-    "10,000 rows": ("series", "liver", {"limit": 10_000}),
+    "web page": ("get", "/", "sacrum complete and women 40-60 and slices <= 1.5 mm", {}),
+    "web page, spatial": ("get", "/", "left autochthonous muscle between heart and L1", {}),
+    "10,000 rows": ("post", f"{COHORT}/series", "liver", {"limit": 10_000}),
 }
 
 
@@ -68,6 +86,7 @@ def main() -> None:
     asked.add_argument("--seconds", type=float, default=30)
     asked.add_argument("--rate", type=float, default=100, help="series written per second")
     asked.add_argument("--keep", type=Path, help="use this file, and make it if it is not there")
+    asked.add_argument("--resident", default="4GB", help="the server's memory for it, or no")
     asked.add_argument("--write", action="store_true", help=argparse.SUPPRESS)
     given = asked.parse_args()
     if given.write:
@@ -81,9 +100,11 @@ def main() -> None:
 
 def measure(path: Path, folder: Path, given: argparse.Namespace) -> dict[str, object]:
     quiet_s = given.seconds / 2
-    with serving(path, folder) as (client, server):
-        ask(client, quiet_s / 10)
-        alone = ask(client, quiet_s)
+    with serving(path, folder, given.resident) as (client, server):
+        resident_s = 0.0 if given.resident == "no" else _await_memory(folder)
+        asked = partial(ask, client, server.pid)
+        asked(quiet_s / 10)
+        alone = asked(quiet_s)
         command = [sys.executable, __file__, "--write", "--keep", str(path)]
         with subprocess.Popen(
             [*command, "--rate", str(given.rate)],
@@ -91,9 +112,9 @@ def measure(path: Path, folder: Path, given: argparse.Namespace) -> dict[str, ob
             stdout=subprocess.PIPE,
             text=True,
         ) as writer:
-            beside = ask(client, given.seconds)
+            beside = asked(given.seconds)
             written = json.loads(writer.communicate("stop\n")[0])
-        memory_mb = _memory_mb(server.pid)
+        memory_mb = {name: _memory_mb(server.pid, name) for name in ("VmRSS", "VmHWM")}
         totals = client.get("/v1/stats").json()
     ordered_s = _seconds(FileStore(path, {"memory_limit": "2GB", "threads": "2"}, 60).tidy)
     return {
@@ -101,6 +122,7 @@ def measure(path: Path, folder: Path, given: argparse.Namespace) -> dict[str, ob
         "load": round(os.getloadavg()[0], 1),
         "cores": os.cpu_count(),
         "megabytes": round(path.stat().st_size / 1e6),
+        "resident_s": resident_s,
         "server_rss_mb": memory_mb,
         "order_s": round(ordered_s, 1),
         "writer": written,
@@ -109,21 +131,42 @@ def measure(path: Path, folder: Path, given: argparse.Namespace) -> dict[str, ob
     }
 
 
-def ask(client: httpx.Client, seconds: float) -> dict[str, dict[str, float]]:
+def ask(client: httpx.Client, server: int, seconds: float) -> dict[str, dict[str, float]]:
     """Ask one question after another, of each kind in turn."""
     taken: dict[str, list[float]] = {name: [] for name in QUESTIONS}
+    processor: dict[str, list[float]] = {name: [] for name in QUESTIONS}
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        for name, (route, query, more) in QUESTIONS.items():
-            begin = time.perf_counter()
-            answer = client.post(f"/v1/cohort/{route}", json={"query": query, **more})
+        for name, (method, route, query, more) in QUESTIONS.items():
+            before, begin = _processor_ms(server), time.perf_counter()
+            if method == "get":
+                answer = client.get(route, params={"q": query, **more})
+            else:
+                answer = client.post(route, json={"query": query, **more})
             answer.raise_for_status()
             taken[name].append((time.perf_counter() - begin) * 1000)
-    return {name: _percentiles(times) for name, times in taken.items()}
+            processor[name].append(_processor_ms(server) - before)
+    return {
+        name: {**_percentiles(times), "cpu_p50": round(float(np.median(processor[name])), 1)}
+        for name, times in taken.items()
+    }
+
+
+def _await_memory(folder: Path) -> float:
+    """Wait until the server has the index in memory; return how many seconds that took it."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        for line in (folder / "server.log").read_text().splitlines():
+            if "index_in_memory" in line:
+                return float(json.loads(line)["seconds"])
+        time.sleep(0.2)
+    raise SystemExit("the server does not say that the index is in memory")
 
 
 @contextmanager
-def serving(path: Path, folder: Path) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
+def serving(
+    path: Path, folder: Path, resident: str
+) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
     """`tomodex serve` on this index, and a client of it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -131,12 +174,16 @@ def serving(path: Path, folder: Path) -> Iterator[tuple[httpx.Client, subprocess
     environment = {
         **os.environ,
         "TOMODEX_DATA": str(folder / "data"),
-        "TOMODEX_INDEX": f"duckdb://{path}?wait=60",
+        "TOMODEX_INDEX": f"duckdb://{path}?wait=60&resident={resident}",
+        "TOMODEX_LOG_LEVEL": "info",
         "TOMODEX_SERVE": json.dumps({"per_second": 1000}),
     }
     (folder / "data").mkdir()
     command = [str(Path(sys.executable).with_name("tomodex")), "serve", "--port", str(port)]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as server:
+    with (
+        (folder / "server.log").open("wb") as log,
+        subprocess.Popen(command, env=environment, stderr=log) as server,
+    ):
         try:
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
                 _await(client, server)
@@ -199,11 +246,17 @@ def _percentiles(milliseconds: list[float]) -> dict[str, float]:
     return {"n": len(milliseconds), "p50": round(p50, 1), "p95": round(p95, 1)}
 
 
-def _memory_mb(process: int) -> int:
+def _memory_mb(process: int, name: str) -> int:
     status = Path(f"/proc/{process}/status").read_text()
     return next(
-        int(line.split()[1]) // 1000 for line in status.splitlines() if line.startswith("VmHWM")
+        int(line.split()[1]) // 1000 for line in status.splitlines() if line.startswith(name)
     )
+
+
+def _processor_ms(process: int) -> float:
+    """Processor time of all threads of a process that live."""
+    stats = Path(f"/proc/{process}/task").glob("*/schedstat")
+    return sum(int(stat.read_text().split()[0]) for stat in stats) / 1e6
 
 
 def _seconds(call: Callable[[], object]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import duckdb
 import numpy as np
@@ -85,14 +85,20 @@ def _of_masks(db: duckdb.DuckDBPyConnection, field: str) -> Mapping[str, npt.NDA
         f"""select any_value(patient_key) as key, {", ".join(f"bit_or({w}) as {w}" for w in words)}
         from found where patient != 0 group by patient"""
     ).fetchnumpy()
-    masks = np.stack([found[word] for word in words], axis=1)
-    counted = np.zeros((64 * len(words), BITS), np.int64)
-    for first in range(0, len(masks), BLOCK):
-        shown = _bits(masks[first : first + BLOCK])
-        keys = _bits(found["key"][first : first + BLOCK, None])
-        # A float adds up to 2**24 of them exactly.
-        counted += (shown.T @ keys).astype(np.int64)
+    counted = bits_by_structure([found[word] for word in words], found["key"])
     return {name: counted[number] for name, number in known.items()}
+
+
+def bits_by_structure(
+    words: Sequence[npt.NDArray[np.uint64]], keys: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.int64]:
+    """(64 for each word, 64) for those who have a bit of the words, how many keys have each bit."""
+    counted = np.zeros((64 * len(words), BITS), np.int64)
+    for first in range(0, len(keys), BLOCK):
+        shown = _bits(np.stack([word[first : first + BLOCK] for word in words], axis=1))
+        # A float adds up to 2**24 of them exactly.
+        counted += (shown.T @ _bits(keys[first : first + BLOCK, None])).astype(np.int64)
+    return counted
 
 
 def _bits(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:

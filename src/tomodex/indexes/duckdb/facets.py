@@ -107,7 +107,7 @@ def _count_bits(db: duckdb.DuckDBPyConnection, field: str) -> Mapping[str, int]:
     if not words:
         return {}
     masks = db.execute(f"select {', '.join(words)} from found").fetchnumpy()
-    bits = _sum_bits([masks[word] for word in words])
+    bits = sum_bits([masks[word] for word in words])
     counts = {name: int(bits[number]) for name, number in known.items() if bits[number]}
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
@@ -122,7 +122,7 @@ def _bit_cells(db: duckdb.DuckDBPyConnection, field: str) -> Mapping[str, CellCo
         from found where patient != 0 group by patient"""
     ).fetchnumpy()
     columns = [masks[word] for word in words]
-    patients, keys = _sum_bits(columns), _sum_keys(columns, masks["key"])
+    patients, keys = sum_bits(columns), sum_keys(columns, masks["key"])
     return {
         name: CellCount(
             series=many,
@@ -133,7 +133,7 @@ def _bit_cells(db: duckdb.DuckDBPyConnection, field: str) -> Mapping[str, CellCo
     }
 
 
-def _sum_bits(
+def sum_bits(
     words: Sequence[npt.NDArray[np.uint64]], weights: npt.NDArray[np.uint64] | None = None
 ) -> npt.NDArray[np.int64]:
     """(64 for each word,) how many rows have each bit, or the sum of their weights.
@@ -153,12 +153,12 @@ def _sum_word(
     return np.ravel(np.stack(sums).astype(np.int64) @ set_bits.astype(np.int64))
 
 
-def _sum_keys(
+def sum_keys(
     words: Sequence[npt.NDArray[np.uint64]], keys: npt.NDArray[np.uint64]
 ) -> Sequence[int]:
     """(64 for each word,) the sum of the keys of the rows that have each bit."""
     mask = np.uint64((1 << _PART_BITS) - 1)
-    parts = [_sum_bits(words, keys >> np.uint64(shift) & mask) for shift in _PARTS]
+    parts = [sum_bits(words, keys >> np.uint64(shift) & mask) for shift in _PARTS]
     return [
         sum(int(part) << shift for part, shift in zip(bit, _PARTS, strict=True)) % MODULUS
         for bit in zip(*parts, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,6 +14,10 @@ import numpy.typing as npt
 from tomodex.indexes.duckdb.resident.bits import Bits, Rows, packed, rows_in, unpacked
 from tomodex.indexes.duckdb.resident.column import Column, Named, joined, joined_names
 from tomodex.indexes.duckdb.resident.texts import Texts, chosen
+
+#: The structures that a series shows, a bit each, as the file has them: arrays of the first 64
+#: structures, of the next, and so on, with a place for each series.
+Words = Sequence[npt.NDArray[np.uint64]]
 
 Number = TypeVar("Number", bound=np.generic)
 
@@ -35,11 +40,14 @@ class Block:
     structure_count: npt.NDArray[np.uint16]
     by_number: npt.NDArray[np.uint32]  #: places in the order of numbers
     by_key: npt.NDArray[np.uint32]  #: places in the order of keys
+    by_patient: npt.NDArray[np.uint32]  #: places in the order of patients
     series_uids: Texts
     study_uids: Named
     pseudonyms: Named
     columns: Mapping[str, Column]  #: by keyword
-    shown: Sequence[Bits]  #: by the number of the structure
+    shown_words: Words
+    complete_words: Words
+    shown: Sequence[Bits]  #: by the number of the structure, the same as in the words
     complete: Sequence[Bits]
     measures: Measures | None  #: None: they are in the file alone
 
@@ -50,9 +58,10 @@ class Block:
     def nbytes(self) -> int:
         """Memory that it takes, measures included."""
         numbers = (self.number, self.generation, self.series_key, self.study, self.patient)
-        places = (self.structure_count, self.by_number, self.by_key)
+        places = (self.structure_count, self.by_number, self.by_key, self.by_patient)
         texts: list[Texts | Named | Column] = [self.series_uids, self.study_uids, self.pseudonyms]
         arrays: list[npt.NDArray[Any]] = [*numbers, *places, *self.shown, *self.complete]
+        arrays += [*self.shown_words, *self.complete_words]
         arrays += self.measures or ()
         texts += self.columns.values()
         return sum(a.nbytes for a in arrays) + sum(t.nbytes for t in texts)
@@ -135,20 +144,20 @@ def merged(one: Block, kept: Bits, other: Block, also_kept: Bits) -> Block:
     order = _order(one, kept, other, also_kept)
     take = partial(_taken, order)
     number, key = take(one.number, other.number), take(one.series_key, other.series_key)
-    structures = range(max(len(one.shown), len(other.shown)))
-    shown = [_ordered(one, other, one.showing(s), other.showing(s), order) for s in structures]
-    whole = [
-        _ordered(one, other, one.completing(s), other.completing(s), order) for s in structures
-    ]
+    patient = take(one.patient, other.patient)
+    known = max(len(one.shown), len(other.shown))
+    shown = _merged_words(one, one.shown_words, other, other.shown_words, order)
+    whole = _merged_words(one, one.complete_words, other, other.complete_words, order)
     return Block(
         number=number,
         generation=take(one.generation, other.generation),
         series_key=key,
         study=take(one.study, other.study),
-        patient=take(one.patient, other.patient),
+        patient=patient,
         structure_count=take(one.structure_count, other.structure_count),
         by_number=order_by(number),
         by_key=order_by(key),
+        by_patient=order_by(patient),
         series_uids=chosen(one.series_uids, other.series_uids, order),
         study_uids=joined_names(one.study_uids, other.study_uids, order),
         pseudonyms=joined_names(one.pseudonyms, other.pseudonyms, order),
@@ -156,8 +165,10 @@ def merged(one: Block, kept: Bits, other: Block, also_kept: Bits) -> Block:
             keyword: joined(column, other.columns[keyword], order)
             for keyword, column in one.columns.items()
         },
-        shown=shown,
-        complete=whole,
+        shown_words=shown,
+        complete_words=whole,
+        shown=sets_of(shown, known),
+        complete=sets_of(whole, known),
         measures=_merged_measures(one, other, order),
     )
 
@@ -175,9 +186,31 @@ def _taken(
     return np.concatenate([one, other])[order]
 
 
-def _ordered(one: Block, other: Block, bits: Bits, others: Bits, order: Rows) -> Bits:
-    mask = np.concatenate([unpacked(bits, len(one)), unpacked(others, len(other))])
-    return packed(mask[order])
+def _merged_words(
+    one: Block, words: Words, other: Block, others: Words, order: Rows
+) -> list[npt.NDArray[np.uint64]]:
+    both = zip_longest(words, others)
+    return [
+        _taken(
+            order,
+            np.zeros(len(one), np.uint64) if word is None else word,
+            np.zeros(len(other), np.uint64) if another is None else another,
+        )
+        for word, another in both
+    ]
+
+
+def sets_of(words: Words, known: int) -> list[Bits]:
+    """For each of so many structures the series that have its bit."""
+    return [bits for word in words for bits in _sets_of(word)][:known]
+
+
+def _sets_of(word: npt.NDArray[np.uint64]) -> Iterator[Bits]:
+    octets = np.ascontiguousarray(word, "<u8").view(np.uint8).reshape(len(word), 8)
+    for octet in range(8):
+        column = np.ascontiguousarray(octets[:, octet])
+        for bit in range(8):
+            yield packed(column & np.uint8(1 << bit) != 0)
 
 
 def _merged_measures(one: Block, other: Block, order: Rows) -> Measures | None:

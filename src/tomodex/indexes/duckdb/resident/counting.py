@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 
 import numpy as np
 import numpy.typing as npt
 
-from tomodex.indexes.duckdb.crowds import bits_by_place
-from tomodex.indexes.duckdb.facets import DERIVED, MASKS, columns_of
+from tomodex.indexes.duckdb.crowds import bits_by_place, bits_by_structure
+from tomodex.indexes.duckdb.facets import DERIVED, MASKS, columns_of, sum_bits, sum_keys
 from tomodex.indexes.duckdb.resident.answering import Found, find, marked, size_of
-from tomodex.indexes.duckdb.resident.bits import Bits, bits_at, count, unpacked
+from tomodex.indexes.duckdb.resident.bits import Bits, Rows, bits_at, count
 from tomodex.indexes.duckdb.resident.image import Image
 from tomodex.search import THICKNESSES, CellCount, Query
 from tomodex.search.crowd import Crowd, bits_of
 
 #: Places in a table of values by patients; more are sorted.
 TABLE = 50_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The series and the patients who have one value of a field."""
-
-    value: str
-    series: int
-    keys: npt.NDArray[np.uint64]  #: of the patients, each once
 
 
 def facets(image: Image, query: Query, fields: Sequence[str]) -> Mapping[str, Mapping[str, int]]:
@@ -42,16 +32,42 @@ def cells(
     image: Image, query: Query, fields: Sequence[str]
 ) -> Mapping[str, Mapping[str, CellCount]]:
     """The same with their patients."""
+    columns_of(fields)
+    found = find(image, query)
     return {
-        field: {
-            group.value: CellCount(
-                series=group.series,
-                patients=len(group.keys),
-                patients_key=int(np.add.reduce(group.keys, dtype=np.uint64)),
-            )
-            for group in groups
-        }
-        for field, groups in _grouped(image, query, fields)
+        field: _set_cells(image, found, field)
+        if field in MASKS
+        else _value_cells(image, found, field)
+        for field in fields
+    }
+
+
+def _set_cells(image: Image, found: Sequence[Found], field: str) -> Mapping[str, CellCount]:
+    series = _frequent(_counts(image, found, field))
+    keys, words = _patients(image, found, field)
+    if not series:
+        return {}
+    patients, sums = sum_bits(words), sum_keys(words, keys)
+    return {
+        name: CellCount(
+            series=many,
+            patients=int(patients[image.labels[name]]),
+            patients_key=sums[image.labels[name]],
+        )
+        for name, many in series.items()
+    }
+
+
+def _value_cells(image: Image, found: Sequence[Found], field: str) -> Mapping[str, CellCount]:
+    series = _frequent(_counts(image, found, field))
+    keys = _keys_by_value(image, found, field)
+    return {
+        value: CellCount(
+            series=many,
+            patients=len(keys[value]),
+            patients_key=int(np.add.reduce(keys[value], dtype=np.uint64)),
+        )
+        for value, many in series.items()
     }
 
 
@@ -71,32 +87,45 @@ def crowd(image: Image, query: Query) -> Crowd:
 
 def crowds(image: Image, query: Query, fields: Sequence[str]) -> Mapping[str, Mapping[str, Crowd]]:
     """The patients who have each value of these fields, the value of most series first."""
-    return {field: _crowds(groups) for field, groups in _grouped(image, query, fields)}
-
-
-def _crowds(groups: Sequence[Group]) -> Mapping[str, Crowd]:
-    keys = [group.keys for group in groups]
-    places = np.repeat(np.arange(len(groups)), [len(some) for some in keys])
-    bits = bits_by_place(places, np.concatenate([*keys, np.zeros(0, np.uint64)]), len(groups))
+    columns_of(fields)
+    found = find(image, query)
     return {
-        group.value: Crowd(
-            patients=len(group.keys), bits=tuple(map(int, counted)), series=group.series
-        )
-        for group, counted in zip(groups, bits, strict=True)
+        field: _set_crowds(image, found, field)
+        if field in MASKS
+        else _value_crowds(image, found, field)
+        for field in fields
     }
 
 
-def _grouped(
-    image: Image, query: Query, fields: Sequence[str]
-) -> Iterator[tuple[str, list[Group]]]:
-    """The groups of each field, the one of most series first."""
-    columns_of(fields)
-    found = find(image, query)
-    for field in fields:
-        groups = (
-            _of_sets(image, found, field) if field in MASKS else _of_values(image, found, field)
+def _set_crowds(image: Image, found: Sequence[Found], field: str) -> Mapping[str, Crowd]:
+    series = _frequent(_counts(image, found, field))
+    keys, words = _patients(image, found, field)
+    if not series:
+        return {}
+    patients, bits = sum_bits(words), bits_by_structure(words, keys)
+    return {
+        name: Crowd(
+            patients=int(patients[image.labels[name]]),
+            bits=tuple(bits[image.labels[name]].tolist()),
+            series=many,
         )
-        yield field, sorted(groups, key=lambda group: (-group.series, group.value))
+        for name, many in series.items()
+    }
+
+
+def _value_crowds(image: Image, found: Sequence[Found], field: str) -> Mapping[str, Crowd]:
+    series = _frequent(_counts(image, found, field))
+    keys = _keys_by_value(image, found, field)
+    places = np.repeat(np.arange(len(series)), [len(keys[value]) for value in series])
+    one_by_one = [keys[value] for value in series]
+    bits = bits_by_place(places, np.concatenate([*one_by_one, _NOBODY]), len(series))
+    return {
+        value: Crowd(patients=len(keys[value]), bits=tuple(counted.tolist()), series=many)
+        for (value, many), counted in zip(series.items(), bits, strict=True)
+    }
+
+
+_NOBODY = np.zeros(0, np.uint64)
 
 
 def _counts(image: Image, found: Sequence[Found], field: str) -> Mapping[str, int]:
@@ -127,26 +156,46 @@ def _of_field(some: Found, field: str, structure: int) -> Bits:
     return some.block.showing(structure) & ~some.block.completing(structure)
 
 
-def _of_sets(image: Image, found: Sequence[Found], field: str) -> Iterator[Group]:
-    """The groups of those who show each structure."""
-    patients = [some.block.patient[some.rows] for some in found]
-    for name, structure in image.labels.items():
-        series, seen = 0, np.zeros(len(image.patient_keys), np.bool_)
-        for some, numbers in zip(found, patients, strict=True):
-            shown = unpacked(_of_field(some, field, structure), len(some.block))[some.rows]
-            series += int(np.count_nonzero(shown))
-            seen[numbers[shown]] = True
-        seen[0] = False
-        if series:
-            yield Group(name, series, image.patient_keys[seen])
+def _patients(
+    image: Image, found: Sequence[Found], field: str
+) -> tuple[npt.NDArray[np.uint64], list[npt.NDArray[np.uint64]]]:
+    """Keys of the patients who were found, and for each the structures of any of their series."""
+    known = np.flatnonzero(marked(found, "patient"))
+    shown = np.zeros((-(-len(image.labels) // 64), len(image.patient_keys)), np.uint64)
+    for some in found:
+        rows = _by_patient(some)
+        numbers = some.block.patient[rows]
+        firsts = np.flatnonzero(np.diff(numbers, prepend=-1))
+        for place, word in enumerate(_words_of(some, field) if len(rows) else ()):
+            shown[place, numbers[firsts]] |= np.bitwise_or.reduceat(word[rows], firsts)
+    return image.patient_keys[known], [word[known] for word in shown]
 
 
-def _of_values(image: Image, found: Sequence[Found], field: str) -> Iterator[Group]:
-    """The groups of those who have each value."""
+def _by_patient(some: Found) -> Rows:
+    """The rows that were found in the order of their patients."""
+    mask = np.zeros(len(some.block), np.bool_)
+    mask[some.rows] = True
+    return some.block.by_patient[mask[some.block.by_patient]].astype(np.intp)
+
+
+def _words_of(some: Found, field: str) -> Iterator[npt.NDArray[np.uint64]]:
+    """The structures that series show, show whole, or show cut."""
+    for shown, whole in zip(some.block.shown_words, some.block.complete_words, strict=True):
+        match field:
+            case "structure":
+                yield shown
+            case "complete":
+                yield whole
+            case _:
+                yield shown & ~whole
+
+
+def _keys_by_value(
+    image: Image, found: Sequence[Found], field: str
+) -> Mapping[str, npt.NDArray[np.uint64]]:
+    """The keys of the patients who have each value."""
     places: dict[str, int] = {}
     valued = [_placed(some, field, places) for some in found]
-    all_valued = np.concatenate(valued)
-    counts = np.bincount(all_valued[all_valued >= 0], minlength=len(places))
     many = len(image.patient_keys)
     pairs = np.concatenate(
         [
@@ -154,14 +203,11 @@ def _of_values(image: Image, found: Sequence[Found], field: str) -> Iterator[Gro
             for one, some in zip(found, valued, strict=True)
         ]
     )
-    distinct = _distinct(pairs, len(places) * many)
-    groups, patients = np.divmod(distinct, max(1, many))
+    groups, patients = np.divmod(_distinct(pairs, len(places) * many), many)
     known = patients > 0
     ends = np.searchsorted(groups[known], np.arange(len(places) + 1))
     keys = image.patient_keys[patients[known]]
-    for name, place in places.items():
-        if counts[place]:
-            yield Group(name, int(counts[place]), keys[ends[place] : ends[place + 1]])
+    return {name: keys[ends[place] : ends[place + 1]] for name, place in places.items()}
 
 
 def _placed(some: Found, field: str, places: dict[str, int]) -> npt.NDArray[np.int64]:

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tomodex.errors import Unavailable
-from tomodex.indexes.duckdb.resident.bits import Bits, packed, unpacked
-from tomodex.indexes.duckdb.resident.block import Block, Measures, order_by
+from tomodex.indexes.duckdb.resident.bits import unpacked
+from tomodex.indexes.duckdb.resident.block import Block, Measures, order_by, sets_of
 from tomodex.indexes.duckdb.resident.column import (
     Column,
     Named,
@@ -106,17 +106,21 @@ class Whole:
             found = db.execute(f"select {_SCALARS} from series {_IN_ORDER}").fetchnumpy()
             uids = texts_of(_chunks(db.execute(f"select series_uid from series {_IN_ORDER}")))
         self._rows = _places_by(found["number"])
-        self._size = len(found["number"])
+        self._size, known = len(found["number"]), len(self.head.labels)
+        shown, whole = self._words(SHOWN), self._words(COMPLETE)
         return Block(
             **found,
             by_number=order_by(found["number"]),
             by_key=order_by(found["series_key"]),
+            by_patient=order_by(found["patient"]),
             series_uids=uids,
             study_uids=self._names("study", "study_uid", found["study"]),
             pseudonyms=self._names("patient", "pseudonym", found["patient"]),
             columns={keyword: self._column(keyword) for keyword in SEARCHABLE},
-            shown=self._sets(SHOWN),
-            complete=self._sets(COMPLETE),
+            shown_words=shown,
+            complete_words=whole,
+            shown=sets_of(shown, known),
+            complete=sets_of(whole, known),
             measures=None,
         )
 
@@ -184,14 +188,13 @@ class Whole:
         codes = np.searchsorted(np.array(known, np.uint32), numbers)
         return Named(narrow(np.minimum(codes, max(0, len(known) - 1)), len(known)), texts)
 
-    def _sets(self, columns: Sequence[str]) -> list[Bits]:
-        known = len(self.head.labels)
-        sets: list[Bits] = []
-        for column in columns[: -(-known // 64)]:
+    def _words(self, columns: Sequence[str]) -> list[npt.NDArray[np.uint64]]:
+        words = []
+        for column in columns[: -(-len(self.head.labels) // 64)]:
             with self._reading() as db:
                 found = db.execute(f"select number, {column} as word from series").fetchnumpy()
-            sets += _sets_of(self._spread(found, "word", 0))
-        return sets[:known]
+            words.append(self._spread(found, "word", 0))
+        return words
 
 
 def _places_by(numbers: npt.NDArray[np.uint32]) -> npt.NDArray[np.int32]:
@@ -209,15 +212,6 @@ def _chunks(
         if numbers is not None:
             numbers += [row[0] for row in some]
         yield [row[-1] for row in some]
-
-
-def _sets_of(words: npt.NDArray[np.generic]) -> Iterator[Bits]:
-    """For each bit of 64, the rows that have it."""
-    octets = np.ascontiguousarray(words, "<u8").view(np.uint8).reshape(len(words), 8)
-    for octet in range(8):
-        column = np.ascontiguousarray(octets[:, octet])
-        for bit in range(8):
-            yield packed(column & np.uint8(1 << bit) != 0)
 
 
 def _worded(
@@ -247,16 +241,21 @@ def changes(db: duckdb.DuckDBPyConnection, since: int, known: int) -> Block:
     ).fetchnumpy()
     columns = {keyword: _changed(db, keyword, found[keyword]) for keyword in SEARCHABLE}
     scalars = {name: found[name] for name in _SCALARS.split(", ")}
+    words = range(-(-known // 64))
+    shown, whole = ([found[columns[word]] for word in words] for columns in (SHOWN, COMPLETE))
     return Block(
         **scalars,
         by_number=order_by(found["number"]),
         by_key=order_by(found["series_key"]),
+        by_patient=order_by(found["patient"]),
         series_uids=texts_of([found["series_uid"].tolist()]),
         study_uids=_named(found["study_uid"]),
         pseudonyms=_named(found["pseudonym"]),
         columns=columns,
-        shown=_some_sets(found, SHOWN, known),
-        complete=_some_sets(found, COMPLETE, known),
+        shown_words=shown,
+        complete_words=whole,
+        shown=sets_of(shown, known),
+        complete=sets_of(whole, known),
         measures=_unpacked(found["seen"].tolist(), known),
     )
 
@@ -272,12 +271,6 @@ def _changed(db: duckdb.DuckDBPyConnection, keyword: str, given: npt.NDArray[np.
 def _named(texts: npt.NDArray[np.generic]) -> Named:
     distinct, codes = np.unique(texts, return_inverse=True)
     return Named(narrow(codes, len(distinct)), texts_of([distinct.tolist()]))
-
-
-def _some_sets(
-    found: Mapping[str, npt.NDArray[np.generic]], columns: Sequence[str], known: int
-) -> list[Bits]:
-    return [bits for name in columns[: -(-known // 64)] for bits in _sets_of(found[name])][:known]
 
 
 def _unpacked(blobs: Sequence[bytes], known: int) -> Measures:
