@@ -22,10 +22,11 @@ from tomodex.bridging.topics import Answer
 from tomodex.doors import Bridge
 from tomodex.errors import BadQuery, Misconfigured, Unavailable, Unsuitable
 from tomodex.mask_orders import Order, make_next, place_order
+from tomodex.places import bridged_destination
 from tomodex.queues import Failed, NewTask, Outcome, Queue, Rejected
 from tomodex.segmenting import Delivered
 from tomodex.settings import Settings, load_settings
-from tomodex.wiring import bridged_destination, operations_of, queue_of
+from tomodex.wiring import operations_of, queue_of
 
 MPI = "123456789"
 

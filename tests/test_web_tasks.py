@@ -27,6 +27,7 @@ from tests.servers.ports import free_port
 from tomodex import mask_orders
 from tomodex.errors import BadQuery, Misconfigured, NotThere, Suspended, Unavailable
 from tomodex.options import is_bare, without_query
+from tomodex.places import destination_url
 from tomodex.queues import Failed, Queue, open_queue
 from tomodex.settings import Settings, load_settings
 from tomodex.web.app import make_app
@@ -37,7 +38,6 @@ from tomodex.web.tasks import MOST_ASKING, MOST_BODY_BYTES, MOST_MASKS
 from tomodex.wiring import (
     annotator_of,
     configured_url,
-    destination_url,
     operations_of,
     source_of,
     task_source,

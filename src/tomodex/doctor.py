@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 
 from tomodex.errors import TomodexError, Unavailable
 from tomodex.locks import is_locked
+from tomodex.places import destination_folder
 from tomodex.probe import Probe, probe_room
 from tomodex.queues import Queue
 from tomodex.receiving import spool_of, spool_url
@@ -30,7 +31,6 @@ from tomodex.selection import load_rules
 from tomodex.settings import Settings
 from tomodex.sinks import Sink, open_sink
 from tomodex.wiring import (
-    destination_folder,
     index_of,
     left_alone,
     queue_of,

@@ -34,14 +34,13 @@ from tomodex.errors import (
 from tomodex.logs import log_to_stderr
 from tomodex.operations import Operation, Operations
 from tomodex.pipeline import Tools
+from tomodex.places import bridged_destination, destination_url, no_destination
 from tomodex.segmenting import Delivered, Form, Wish, resolve_structures, segment_series
 from tomodex.series import Series
 from tomodex.settings import Settings
 from tomodex.terminology import load_terminology
 from tomodex.wiring import (
     audit_of,
-    bridged_destination,
-    destination_url,
     operations_of,
     queue_of,
     source_of,
@@ -288,8 +287,7 @@ def require_placeable(
     if not re.fullmatch(UID, order.series):
         raise BadQuery("series is a Series Instance UID")
     if not known(settings, order.to):
-        names = ", ".join(sorted(settings.destinations)) or "none"
-        raise BadQuery(f"{order.to[:200]} is no configured destination; configured are: {names}")
+        raise no_destination(settings, order.to)
     if order.source:
         task_source(settings, order.source)
     elif not queue_of(settings).states(order.series):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import cast
-from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from tomodex.annotation import AnnotatedSeries
 from tomodex.answered import AnsweredCrowds
@@ -27,6 +27,13 @@ from tomodex.logbook import Logbook
 from tomodex.operations import Operations
 from tomodex.options import is_bare, without_query
 from tomodex.pipeline import Tools, annotate_series
+from tomodex.places import (
+    bridged_destination,
+    in_any_bucket,
+    require_place,
+    url_of,
+    with_the_bucket,
+)
 from tomodex.preview import Heads, Previews, draw_preview
 from tomodex.pseudonym import load_key, pseudonymizer
 from tomodex.queues import Queue, Task, open_queue
@@ -58,19 +65,13 @@ def source_url(given: str) -> str:
     Raises:
         Misconfigured: the folder is not there.
     """
-    url = _url(given)
+    url = url_of(given)
     if url != given and not path_of(url).is_dir():
         raise Misconfigured(
             f"{given} is not a folder; a source is a folder, also with archives in it, a URL, or "
             "a name that the settings give one"
         )
     return url
-
-
-def _url(given: str) -> str:
-    if urlsplit(given).scheme and "://" in given:
-        return given
-    return f"folder://{quote(str(Path(given).expanduser().absolute()))}"
 
 
 def configured_url(settings: Settings, given: str) -> str:
@@ -88,15 +89,15 @@ def configured_url(settings: Settings, given: str) -> str:
     url = source_url(given)
     if urlsplit(url).query:
         return url
-    same = _with_the_url(settings, url) or _with_the_bucket(settings.sources, url)
+    same = _with_the_url(settings, url) or with_the_bucket(settings.sources, url)
     if len(same) > 1:
         raise Misconfigured(
             f"the sources {', '.join(same)} have the same URL but for their options, so tasks "
             "cannot tell them apart"
         )
     if not same:
-        return _in_any_bucket(settings, url) or url
-    options = urlsplit(_url(settings.sources[same[0]])).query
+        return in_any_bucket(settings, url) or url
+    options = urlsplit(url_of(settings.sources[same[0]])).query
     return f"{url}?{options}" if options else url
 
 
@@ -110,11 +111,11 @@ def task_source(settings: Settings, given: str) -> str:
         BadQuery: it is not configured.
     """
     if given in settings.sources:
-        return without_query(_url(settings.sources[given]))
+        return without_query(url_of(settings.sources[given]))
     if is_bare(given) and _with_the_url(settings, given):
         return given
     if is_bare(given) and (
-        _with_the_bucket(settings.sources, given) or _in_any_bucket(settings, given)
+        with_the_bucket(settings.sources, given) or in_any_bucket(settings, given)
     ):
         if not is_archive(urlsplit(given).path):
             raise BadQuery(
@@ -157,31 +158,7 @@ def with_source(settings: Settings, given: str) -> Settings:
 
 def _with_the_url(settings: Settings, bare: str) -> list[str]:
     """Names of the configured sources that have this URL without its options."""
-    return sorted(name for name, u in settings.sources.items() if without_query(_url(u)) == bare)
-
-
-def _with_the_bucket(places: Mapping[str, str], url: str) -> list[str]:
-    """Name of the configured bucket, or of the smallest part of one, that an object lies in."""
-    path = unquote(urlsplit(url).path)
-    if not url.startswith("s3://") or any(part in (".", "..") for part in path.split("/")):
-        return []
-    above = {name: f"{without_query(u).rstrip('/')}/" for name, u in places.items()}
-    around = [name for name, prefix in above.items() if url.startswith(prefix)]
-    longest = max((len(above[name]) for name in around), default=0)
-    return sorted(name for name in around if len(above[name]) == longest)
-
-
-def _in_any_bucket(settings: Settings, url: str) -> str:
-    """The URL with the options of the store whose every bucket tasks may name; "": there is none.
-
-    The predecessor's tasks name a bucket each, and its settings none.
-    """
-    parts = urlsplit(url)
-    if not settings.bridge.store or parts.scheme != "s3" or not parts.netloc:
-        return ""
-    if any(part in (".", "..") for part in unquote(parts.path).split("/")):
-        return ""
-    return f"{url}?{urlsplit(settings.bridge.store).query}"
+    return sorted(name for name, u in settings.sources.items() if without_query(url_of(u)) == bare)
 
 
 def source_of(settings: Settings, given: str) -> Source:
@@ -294,37 +271,16 @@ def saved_of(settings: Settings) -> SavedCohorts:
 
 
 def store_of(settings: Settings, given: str) -> Store:
-    """Where files are put: a configured destination or a folder in one, a URL or a folder."""
-    _make_data_folder(settings.data)
-    return open_store(_url(bridged_destination(settings, given) or given), settings.data)
+    """Where files are put: a configured destination or a folder in one, a URL or a folder.
 
-
-def destination_url(settings: Settings, given: str) -> str:
-    """The URL, with its options, of a configured destination or of a folder in a bucket of one.
-
-    Somebody outside may name it; "": it is not configured, or nobody could tell which one it is.
+    Raises:
+        BadQuery: it is a word that is like none of these, or a URL cut short.
     """
-    if given in settings.destinations:
-        return settings.destinations[given]
-    if not is_bare(given):
-        return ""
-    around = _with_the_bucket(settings.destinations, f"{given.rstrip('/')}/")
-    if len(around) != 1:
-        return ""
-    options = urlsplit(settings.destinations[around[0]]).query
-    return f"{given}?{options}" if options else given
-
-
-def bridged_destination(settings: Settings, given: str) -> str:
-    """The same for a task that came over the bridge, which may name any bucket of its store."""
-    known = destination_url(settings, given)
-    return known or (_in_any_bucket(settings, given) if is_bare(given) else "")
-
-
-def destination_folder(settings: Settings, name: str) -> Path | None:
-    """The folder that a configured destination is; None: it is somewhere else."""
-    url = _url(settings.destinations[name])
-    return path_of(url) if urlsplit(url).scheme == "folder" else None
+    known = bridged_destination(settings, given)
+    if not known:
+        require_place(settings, given)
+    _make_data_folder(settings.data)
+    return open_store(url_of(known or given), settings.data)
 
 
 def operations_of(settings: Settings) -> Operations:
