@@ -45,6 +45,23 @@ def test_an_entry_says_who_did_what_and_how_much_it_was(log, file):
     assert (verdict.entries, verdict.broken, verdict.head_found) == (5, "", True)
 
 
+UIDS = ("1.2.840.113619.2.1.3", "2.25.38851754669814747458526520292514488774", "1.3.12.2.1107.5")
+
+
+@pytest.mark.parametrize("uid", UIDS)
+def test_no_line_names_a_series_and_who_asks_for_one_finds_its_lines(file, uid):
+    """No line can be changed, so an erasure would not reach it."""
+    log = AuditLog(file, lambda uid: sha256(uid.encode()).hexdigest()[:32])
+    text = f"SeriesInstanceUID in ({uid}, '{uid}') and tomodex 0.1.0 at 127.0.0.1:8042"
+    log.write(ALICE, "segment", text, series_uid=uid, rows=2)
+    assert uid.encode() not in file.read_bytes()
+    (entry,) = log.entries()
+    mark = log.marked(uid)
+    assert entry.text == text.replace(uid, mark)
+    assert entry.facts == {"series_uid": mark, "rows": 2}
+    assert log.verify().broken == ""
+
+
 def test_a_log_that_nobody_wrote_is_sound(file):
     assert AuditLog(file).verify().head == BEGIN
 

@@ -36,9 +36,16 @@ def test_every_answer_is_what_is_known_of_the_phantoms(ran):
     assert any(isinstance(line, Table) for line in report.lines)
 
 
+def test_it_says_as_many_are_rejected_as_the_status_does(ran):
+    _, settings, report = ran
+    counts = queue_of(settings).count()
+    rejected = sum(many for (_, status), many in counts.items() if status == "rejected")
+    assert f"`status` says {rejected}:" in str(report.lines[1])
+
+
 def test_who_saw_the_demo_is_told_how_to_go_on_there_in_words_that_a_shell_takes(tmp_path):
-    ask, browse = demo._what_next(tmp_path / "a demo" / "data")
-    words = ["tomodex", "--data", str(tmp_path / "a demo" / "data")]
+    ask, browse = demo._what_next(tmp_path / "a demo" / "data", "my venv/bin/tomodex")
+    words = ["my venv/bin/tomodex", "--data", str(tmp_path / "a demo" / "data")]
     assert shlex.split(ask.partition(": ")[2]) == [*words, "search", "covers T12..L5"]
     assert shlex.split(browse.partition(": ")[2]) == [*words, "serve"]
 

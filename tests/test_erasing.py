@@ -315,6 +315,11 @@ def test_the_audit_log_is_shown_and_verified(settings, queue):
         ("owner", "erase", "she asked for it")
     ]
     assert "she asked for it" in run(*data, "audit", "show").stdout
+    uid = "1.2.840.113619.2.1.3"
+    wiring.audit_of(settings).write(OWNER, "query", f"SeriesInstanceUID = {uid}")
+    about = orjson.loads(run(*data, "audit", "show", "--json", "--series", uid).stdout)
+    assert [one["act"] for one in about] == ["query"]
+    assert uid not in str(about)
     assert run(*data, "audit", "verify", "--head", "f" * 64).exit_code == 1
     file = settings.data / "audit.jsonl"
     file.write_bytes(file.read_bytes().replace(b"owner", b"ghost"))

@@ -155,6 +155,7 @@ def test_the_manifest_describes_every_file_and_column(queue, tmp_path):
     written = export(queue, tmp_path / "out")
     document = json.loads((tmp_path / "out/manifest.json").read_text())
     assert document == written.document()
+    assert stat.S_IMODE((tmp_path / "out/manifest.json").stat().st_mode) == 0o600
     for table in document["tables"]:
         file = tmp_path / "out" / f"{table['name']}.parquet"
         assert hashlib.sha256(file.read_bytes()).hexdigest() == table["sha256"]

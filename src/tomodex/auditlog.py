@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -45,6 +46,9 @@ BEGIN = "0" * 64
 
 #: Characters of a text that are kept; no question is longer.
 MOST_TEXT = 100_000
+
+#: DICOM UIDs, of which all that are in use have some parts, or begin with 2.25 (PS3.5 B.2).
+UID = re.compile(r"(?<![\w.])(?:2\.25\.\d{6,}|[0-2](?:\.\d+){4,})")
 
 #: Octets that are read at a time to find the last line.
 BLOCK = 65_536
@@ -88,17 +92,31 @@ class Audit(Protocol):
 
 
 class AuditLog:
-    """`audit.jsonl` in the data folder; any number of processes and threads write it."""
+    """`audit.jsonl` in the data folder; any number of processes and threads write it.
 
-    def __init__(self, file: Path) -> None:
+    As no line can be changed, none names a series: an erasure would not reach it.
+
+    Args:
+        file: the log.
+        mark: what a UID is called in it; always the same for the same.
+    """
+
+    def __init__(self, file: Path, mark: Callable[[str], str] = str) -> None:
         self._file = file
+        self._mark = mark
+
+    def marked(self, text: str) -> str:
+        """A text as it stands in the log: with marks in the place of UIDs."""
+        return UID.sub(lambda found: f"uid:{self._mark(found[0])}", text)
 
     def write(self, asker: Asker, act: Act, text: str = "", **facts: Fact) -> None:
+        said = self.marked(text[:MOST_TEXT])
+        shown = {k: self.marked(v) if isinstance(v, str) else v for k, v in facts.items()}
         with self._held() as log:
             torn = _cut_torn_end(log)
             if torn:
                 _append(log, asker, "repaired", "", {"octets": torn})
-            _append(log, asker, act, text[:MOST_TEXT], facts)
+            _append(log, asker, act, said, shown)
             log.flush()
             os.fsync(log.fileno())
 

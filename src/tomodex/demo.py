@@ -84,8 +84,13 @@ QUESTIONS = (
 )
 
 
-def run_demo(folder: Path, settings: Settings, progress: ProgressOf) -> Report:
-    """Make phantoms in `folder`, index them by what the phantom model finds, ask the questions."""
+def run_demo(
+    folder: Path, settings: Settings, progress: ProgressOf, command: str = "tomodex"
+) -> Report:
+    """Make phantoms in `folder`, index them by what the phantom model finds, ask the questions.
+
+    `command` is how somebody calls us from the folder that they are in.
+    """
     truths = write_phantoms(folder / "phantoms", progress=progress("making phantom series"))
     with_model = settings.model_copy(update={"segmenters": (_segmenter(settings.data),)})
     url = source_url(str(folder / "phantoms"))
@@ -98,15 +103,15 @@ def run_demo(folder: Path, settings: Settings, progress: ProgressOf) -> Report:
             verdicts,
             *(line for lines, _ in answers for line in lines),
             "",
-            *_what_next(settings.data),
+            *_what_next(settings.data, command),
         ],
         right=right and all(is_right for _, is_right in answers),
     )
 
 
-def _what_next(data: Path) -> list[str]:
+def _what_next(data: Path, command: str = "tomodex") -> list[str]:
     """How to ask more, in words for a shell."""
-    tomodex = f"tomodex --data {quote(str(data))}"
+    tomodex = f"{quote(command)} --data {quote(str(data))}"
     return [
         f"Ask more: {tomodex} search 'covers T12..L5'",
         f"In a browser: {tomodex} serve",
@@ -120,10 +125,13 @@ def _segmenter(data: Path) -> str:
 
 def _what_came(summary: Summary, made: int) -> list[str]:
     """Segmentations are series too, which are not indexed; here they are not used either."""
-    rejected = sum(summary.rejected.values()) - summary.rejected.get(tables.STORED, 0)
+    stored = summary.rejected.get(tables.STORED, 0)
+    rejected = sum(summary.rejected.values()) - stored
     return [
         f"{made} phantom series: {summary.indexed} segmented by the phantom model and indexed, "
         f"{rejected} rejected, {summary.failed} failed, in {summary.seconds:.0f} s",
+        f"(rejected too, so `status` says {rejected + stored}: {stored} stored segmentations of "
+        "them, which are the known answers)",
         "",
     ]
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Mapping, Sequence
 
 from tomodex import wiring
 from tomodex.access import Asker
 from tomodex.errors import BadQuery, Forbidden, Misconfigured
 from tomodex.identities import Identity
-from tomodex.pseudonym import load_key
+from tomodex.pseudonym import audit_mark
 from tomodex.settings import Settings
 
 #: Pseudonyms at once: a person asks for some, a program for all.
@@ -50,5 +49,4 @@ def identify(
 
 def mark_of(settings: Settings, pseudonym: str) -> str:
     """What the audit log calls a patient."""
-    key = load_key(settings.key_file)
-    return hmac.digest(key, b"audit\0" + pseudonym.encode(), "sha256").hex()[:32]
+    return audit_mark(settings.key_file, pseudonym)

@@ -114,7 +114,9 @@ def export_parquet(
                 _fill(bench, queue, terminology, progress, without)
                 tables = tuple(_write(bench, fresh, name, made) for name in TABLES)
             written = Tables(made=made, versions=versions, tables=tables)
-            (fresh / "manifest.json").write_text(f"{json.dumps(written.document(), indent=1)}\n")
+            manifest = fresh / "manifest.json"
+            manifest.touch(0o600)
+            manifest.write_text(f"{json.dumps(written.document(), indent=1)}\n")
             # From here on the folder is incomplete until its manifest is there again.
             (folder / "manifest.json").unlink(missing_ok=True)
             for name in (*(f"{table}.parquet" for table in TABLES), "manifest.json"):

@@ -35,7 +35,7 @@ from tomodex.places import (
     with_the_bucket,
 )
 from tomodex.preview import Heads, Previews, draw_preview
-from tomodex.pseudonym import load_key, pseudonymizer
+from tomodex.pseudonym import audit_mark, load_key, pseudonymizer
 from tomodex.queues import Queue, Task, open_queue
 from tomodex.registry import path_of
 from tomodex.saved import SavedCohorts
@@ -256,7 +256,7 @@ def disclosure_of(settings: Settings) -> Disclosure:
 def audit_of(settings: Settings) -> AuditLog:
     """Who asked what, and what became known to them."""
     _make_data_folder(settings.data)
-    return AuditLog(settings.data / "audit.jsonl")
+    return AuditLog(settings.data / "audit.jsonl", partial(audit_mark, settings.key_file))
 
 
 def library_of(settings: Settings, cohorts: Cohorts) -> Library:

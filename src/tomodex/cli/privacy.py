@@ -66,6 +66,9 @@ def show_head() -> None:
 def show_audit(
     who: Annotated[str, typer.Option(metavar="NAME", help="Only what this asker did.")] = "",
     act: Annotated[str, typer.Option(help="Only this, such as export or identify.")] = "",
+    series: Annotated[
+        str, typer.Option(metavar="UID", help="Only what names this series or study.")
+    ] = "",
     limit: Limit = 100,
     as_json: Json = False,
 ) -> None:
@@ -76,8 +79,15 @@ def show_audit(
     from tomodex.tables import rows_table
     from tomodex.wiring import audit_of
 
-    entries = audit_of(indexed_settings()).entries()
-    fitting = (e for e in entries if who in ("", e.who) and act in ("", e.act))
+    log = audit_of(indexed_settings())
+    about = log.marked(series)
+    fitting = (
+        entry
+        for entry in log.entries()
+        if who in ("", entry.who)
+        and act in ("", entry.act)
+        and any(about in str(said) for said in (entry.text, *entry.facts.values()))
+    )
     newest = deque(fitting, maxlen=limit)
     if as_json:
         print_json([asdict(entry) for entry in newest])

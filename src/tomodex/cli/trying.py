@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -32,11 +33,14 @@ def demo(
     folder: Annotated[Path, typer.Option("--dir", help="Where to work.")] = Path("demo-data"),
 ) -> None:
     """Make phantom series, index them and search them."""
+    from shutil import which
+
     from tomodex.demo import run_demo
 
+    command = "tomodex" if which("tomodex") else sys.argv[0]
     settings = settings_of_run(data=folder / "tomodex-data")
     with progress_bars() as progress:
-        report = run_demo(folder, settings, progress)
+        report = run_demo(folder, settings, progress, command)
     print_out(*report.lines)
     if not report.right:
         raise typer.Exit(1)
