@@ -506,10 +506,11 @@ def test_a_web_site_that_takes_our_address_is_not_answered(client):
 
 
 def test_a_client_that_asks_too_often_is_told_when_to_come_again(settings):
-    slow = client_of(load_settings(data=settings.data, serve={"per_second": 0.5}))
-    answers = [slow.get("/v1/health") for _ in range(4)]
-    assert [answer.status_code for answer in answers] == [200, 200, 429, 429]
-    assert answers[-1].headers["retry-after"] == "2"
+    # So slow that it does not matter how busy the machine is.
+    slow = client_of(load_settings(data=settings.data, serve={"per_second": 0.001}))
+    answers = [slow.get("/v1/health") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 429, 429]
+    assert 900 <= int(answers[-1].headers["retry-after"]) <= 1000
     assert problem(answers[-1])["type"].endswith("too-often")
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tomodex.access import Asker
+    from tomodex.auditlog import Entry
     from tomodex.settings import Settings
 
 audit = typer.Typer(help="Who asked what, and what became known to them.", no_args_is_help=True)
@@ -92,18 +93,14 @@ def show_audit(
     if as_json:
         print_json([asdict(entry) for entry in newest])
         return
-    rows = (
-        (
-            str(entry.number),
-            entry.at,
-            entry.who,
-            entry.act,
-            " ".join(f"{name}={value}" for name, value in entry.facts.items() if value is not None),
-            entry.text,
-        )
-        for entry in newest
-    )
-    print_out(rows_table(("", "at", "who", "did", "how much", "query or reason"), rows))
+    columns = ("", "at", "who", "did", "how much", "query or reason")
+    print_out(rows_table(columns, map(_row, newest)))
+
+
+def _row(entry: Entry) -> tuple[str, ...]:
+    facts = (f"{name}={value}" for name, value in entry.facts.items() if value is not None)
+    said = (entry.who, entry.act, " ".join(facts), entry.text)
+    return (str(entry.number), entry.at, *said)
 
 
 def identify(

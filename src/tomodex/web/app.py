@@ -72,7 +72,11 @@ def make_app(settings: Settings, cohorts: Cohorts | None = None) -> FastAPI:
     app.include_router(tasks, dependencies=TOKEN)
     add_routes(app, settings, cohorts or cohorts_of(settings), queue)
     app.include_router(health_router(queue, index_of(settings)))
+    _add_version(app)
+    return app
 
+
+def _add_version(app: FastAPI) -> None:
     @app.get(
         "/v1/version",
         tags=["server"],
@@ -82,8 +86,6 @@ def make_app(settings: Settings, cohorts: Cohorts | None = None) -> FastAPI:
     )
     async def versions() -> dict[str, str]:
         return dict(software_versions())
-
-    return app
 
 
 def _guard(app: FastAPI, guard: Guard) -> None:

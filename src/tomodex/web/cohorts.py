@@ -65,6 +65,13 @@ class FacetsAsked(Question):
 def cohort_router(cohorts: Cohorts) -> APIRouter:
     """The routes, on this core."""
     router = APIRouter(prefix="/v1/cohort", tags=["cohort"])
+    _add_counts(router, cohorts)
+    _add_rows(router, cohorts)
+    return router
+
+
+def _add_counts(router: APIRouter, cohorts: Cohorts) -> None:
+    """Numbers."""
 
     @router.post(
         "/counts",
@@ -75,6 +82,20 @@ def cohort_router(cohorts: Cohorts) -> APIRouter:
     def counts(asked: Question, asker: Asking) -> Response:
         """Exact for who may see single series; else rounded, and withheld where it is few."""
         return answer(cohorts.counts(asker, asked.query))
+
+    @router.post(
+        "/facets",
+        response_model=Mapping[str, tuple[Cell, ...]],
+        responses=shown({"PatientSex": [{"value": "F", "count": 1010}]}),
+        summary="How many of the series have each value of a field",
+    )
+    def facets(asked: FacetsAsked, asker: Asking) -> Response:
+        """Most frequent first; series without a value are in none."""
+        return answer(cohorts.facets(asker, asked.query, asked.fields))
+
+
+def _add_rows(router: APIRouter, cohorts: Cohorts) -> None:
+    """Single series."""
 
     @router.post(
         "/series",
@@ -96,15 +117,3 @@ def cohort_router(cohorts: Cohorts) -> APIRouter:
         """A page of them, with exact counts; `truncated` says whether there are more."""
         find = cohorts.strips if asked.structures else cohorts.series
         return answer(find(asker, asked.query, asked.limit, asked.offset))
-
-    @router.post(
-        "/facets",
-        response_model=Mapping[str, tuple[Cell, ...]],
-        responses=shown({"PatientSex": [{"value": "F", "count": 1010}]}),
-        summary="How many of the series have each value of a field",
-    )
-    def facets(asked: FacetsAsked, asker: Asking) -> Response:
-        """Most frequent first; series without a value are in none."""
-        return answer(cohorts.facets(asker, asked.query, asked.fields))
-
-    return router

@@ -59,6 +59,13 @@ def login_router(
     if provider and offered:
         _add_provider(router, provider, sessions, audit, patience)
 
+    _add_logout(router, sessions, audit)
+    return router
+
+
+def _add_logout(router: APIRouter, sessions: Sessions, audit: Audit) -> None:
+    """The end of a login, on the server too."""
+
     @router.post("/logout")
     def log_out(request: Request) -> Response:
         session = sessions.find(request.cookies.get(COOKIE, ""))
@@ -68,8 +75,6 @@ def login_router(
         answer = RedirectResponse("/login", HTTPStatus.SEE_OTHER)
         answer.delete_cookie(COOKIE, path="/")
         return answer
-
-    return router
 
 
 async def _short_body(request: Request) -> bytes:

@@ -56,6 +56,13 @@ class ManifestAsked(Question):
 def saved_router(library: Library) -> APIRouter:
     """The routes of saved cohorts."""
     router = APIRouter(prefix="/v1/cohorts", tags=["saved cohorts"])
+    _add_list(router, library)
+    _add_one(router, library)
+    return router
+
+
+def _add_list(router: APIRouter, library: Library) -> None:
+    """Save, list and forget them."""
 
     @router.post(
         "",
@@ -81,6 +88,20 @@ def saved_router(library: Library) -> APIRouter:
     def every(asker: Asking) -> Response:
         """Those of everybody; counts are as they were saved."""
         return answer(library.all(asker))
+
+    @router.delete(
+        "/{cohort_id}",
+        status_code=HTTPStatus.NO_CONTENT,
+        responses=_problems(),
+        summary="Forget a saved cohort",
+    )
+    def delete(cohort_id: CohortId, asker: Asking) -> None:
+        """One's own; a steward may delete any."""
+        library.delete(asker, cohort_id)
+
+
+def _add_one(router: APIRouter, library: Library) -> None:
+    """One of them: as it was, against today, and as a file."""
 
     @router.get(
         "/{cohort_id}",
@@ -111,16 +132,6 @@ def saved_router(library: Library) -> APIRouter:
         """Counts are of all; `changed` are series of which something else is known now."""
         return answer(library.diff(asker, cohort_id, limit))
 
-    @router.delete(
-        "/{cohort_id}",
-        status_code=HTTPStatus.NO_CONTENT,
-        responses=_problems(),
-        summary="Forget a saved cohort",
-    )
-    def delete(cohort_id: CohortId, asker: Asking) -> None:
-        """One's own; a steward may delete any."""
-        library.delete(asker, cohort_id)
-
     @router.get(
         "/{cohort_id}/manifest.{ending}",
         response_class=StreamingResponse,
@@ -130,8 +141,6 @@ def saved_router(library: Library) -> APIRouter:
     def manifest(cohort_id: CohortId, ending: Ending, asker: Asking) -> StreamingResponse:
         """UIDs and pseudonyms as they were saved, by UID; `txt`: study and series UID a line."""
         return _sent(library.manifest_of(asker, ENDINGS[ending], cohort_id), ending)
-
-    return router
 
 
 def manifest_router(library: Library) -> APIRouter:

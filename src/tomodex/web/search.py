@@ -15,6 +15,13 @@ from tomodex.web.answers import Asking, Question, answer, shown
 def search_router(cohorts: Cohorts) -> APIRouter:
     """The routes, on this core."""
     router = APIRouter(prefix="/v1", tags=["search"])
+    _add_attributes(router, cohorts)
+    _add_words(router, cohorts)
+    return router
+
+
+def _add_attributes(router: APIRouter, cohorts: Cohorts) -> None:
+    """What can be asked besides anatomy, and its values."""
 
     @router.get(
         "/attributes",
@@ -49,6 +56,10 @@ def search_router(cohorts: Cohorts) -> APIRouter:
     ) -> Response:
         """Of text alone: numbers and dates are compared."""
         return answer(cohorts.values(asker, keyword, prefix, limit))
+
+
+def _add_words(router: APIRouter, cohorts: Cohorts) -> None:
+    """What may be typed, and what was understood."""
 
     @router.get(
         "/completions",
@@ -95,5 +106,3 @@ def search_router(cohorts: Cohorts) -> APIRouter:
     def chips(asked: Question) -> Response:
         """Also what the question is without each of them."""
         return answer(cohorts.chips(asked.query))
-
-    return router

@@ -149,8 +149,14 @@ _ORDERS = TypeAdapter(list[AnyOrder])
 def tasks_router(settings: Settings, queue: Queue, rules: Rules) -> APIRouter:
     """The routes, on this queue."""
     router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+    _add_ordering(router, settings, queue, rules)
+    _add_operating(router, settings, queue)
+    return router
+
+
+def _add_ordering(router: APIRouter, settings: Settings, queue: Queue, rules: Rules) -> None:
+    """Order series, from whoever may."""
     asking = Asking(MOST_ASKING)
-    operating = [Depends(permit("operate"))]
 
     @router.post(
         "",
@@ -171,6 +177,11 @@ def tasks_router(settings: Settings, queue: Queue, rules: Rules) -> APIRouter:
         if len(given) == 1:
             response.headers["Location"] = _place(accepted)
         return accepted
+
+
+def _add_operating(router: APIRouter, settings: Settings, queue: Queue) -> None:
+    """What became of them, for operators."""
+    operating = [Depends(permit("operate"))]
 
     @router.get(
         "",
@@ -208,8 +219,6 @@ def tasks_router(settings: Settings, queue: Queue, rules: Rules) -> APIRouter:
     ) -> Again:
         """All that failed or were rejected, or those for one reason."""
         return Again(ready=queue.retry(status, reason))
-
-    return router
 
 
 def _place(accepted: Accepted) -> str:

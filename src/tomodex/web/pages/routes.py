@@ -99,6 +99,18 @@ def search_pages(cohorts: Cohorts, links: Links) -> APIRouter:
         )
         return render("search.html", shell_of(request, "search", cohorts.totals(asker)), shown)
 
+    @router.get("/structures")
+    def vocabulary(request: Request, asker: Asking, text: Text = "") -> Response:
+        shown = structures_page(cohorts, asker, text)
+        return render("structures.html", shell_of(request, "structures"), shown)
+
+    _add_series(router, cohorts, links)
+    return router
+
+
+def _add_series(router: APIRouter, cohorts: Cohorts, links: Links) -> None:
+    """One series, and its picture."""
+
     @router.get("/series/{series_uid}")
     def one(request: Request, asker: Asking, series_uid: Id) -> Response:
         known = cohorts.one(asker, series_uid)
@@ -112,13 +124,6 @@ def search_pages(cohorts: Cohorts, links: Links) -> APIRouter:
         if picture is None:
             raise NotThere("there is no picture of this series")
         return Response(picture, media_type="image/png")
-
-    @router.get("/structures")
-    def vocabulary(request: Request, asker: Asking, text: Text = "") -> Response:
-        shown = structures_page(cohorts, asker, text)
-        return render("structures.html", shell_of(request, "structures"), shown)
-
-    return router
 
 
 def cohort_pages(library: Library) -> APIRouter:
