@@ -296,3 +296,16 @@ def test_series_that_hang_crash_or_eat_memory_cost_no_other_its_place(tmp_path, 
     for columns in (50, 54):
         (liver,) = queue.result(uids[columns]).annotated.annotations
         assert liver.structure == "liver"
+
+
+def test_a_limit_of_the_container_counts(tmp_path, monkeypatch):
+    (tmp_path / "memory.max").write_text(f"{5 * 2**30}\n")
+    (tmp_path / "limit_in_bytes").write_text("max\n")
+    files = (tmp_path / "memory.max", tmp_path / "limit_in_bytes")
+    monkeypatch.setattr(bounds, "CONTAINER", files)
+    assert allowed_bytes(0, 1) == int(bounds.SHARE * 5 * 2**30)
+
+
+def test_a_hardened_container_that_does_not_say_its_limit_has_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(bounds, "CONTAINER", (tmp_path, tmp_path / "nowhere"))
+    assert allowed_bytes(0, 1) > 0

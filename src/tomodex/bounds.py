@@ -19,6 +19,12 @@ from traceback import walk_stack
 
 log = logging.getLogger(__name__)
 
+#: Where the limits of a control group stand, version 2 and 1.
+CONTAINER = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
 #: A worker may take this share of the machine's memory, or of what its container is given.
 SHARE = 0.8
 
@@ -120,10 +126,17 @@ def _machine_bytes() -> int:
 
 
 def _container_bytes() -> list[int]:
-    """Limits of the control group, version 2 or 1, at least one number."""
-    names = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-    said = [Path(name).read_text().strip() for name in names if Path(name).is_file()]
+    """Limits of the control group, at least one number."""
+    said = [_read(file) for file in CONTAINER]
     return [int(number) for number in said if number.isdigit()] or [sys.maxsize]
+
+
+def _read(file: Path) -> str:
+    """What a file says; "" where it is not there, or a hardened container may not look."""
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _end_process(reason: str, sentence: str, give_up: GiveUp) -> None:
