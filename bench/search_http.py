@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import select
 import socket
 import subprocess
@@ -44,39 +45,50 @@ STRUCTURES = 40
 
 COHORT = "/v1/cohort"
 
-#: Kinds of questions: how and where they are asked, the query, and what else is sent.
+#: Kinds of questions: how and where they are asked, the query, and what else is sent. Each is drawn
+#: anew, as what was just asked is answered faster.
 QUESTIONS: dict[str, tuple[str, str, str, dict[str, object]]] = {
-    "structure": ("post", f"{COHORT}/series", "sacrum", {}),
-    "structures": ("post", f"{COHORT}/series", "liver and spleen and not prostate", {}),
+    "structure": ("post", f"{COHORT}/series", "{one}", {}),
+    "structures": ("post", f"{COHORT}/series", "{one} and {two} and not {three}", {}),
     "attributes": (
         "post",
         f"{COHORT}/series",
-        "covers L1..L5 and PatientSex = F and PatientAge 40..60 and SliceThickness < 2",
+        "covers L1..L5 and PatientSex = F and PatientAge {age}..{older} and SliceThickness < 2",
         {},
     ),
-    "group, complete": ("post", f"{COHORT}/series", "lumbar vertebra complete and not rib", {}),
-    "between": ("post", f"{COHORT}/series", "left autochthon between heart and L1", {}),
+    "group, complete": ("post", f"{COHORT}/series", "lumbar vertebra complete and not {one}", {}),
+    "between": (
+        "post",
+        f"{COHORT}/series",
+        "left autochthon volume > {few} ml between heart and L1",
+        {},
+    ),
     "between groups": (
         "post",
         f"{COHORT}/series",
-        "kidney between thoracic vertebra and sacrum",
+        "kidney volume > {few} ml between thoracic vertebra and sacrum",
         {},
     ),
     "strips of a page": (
         "post",
         f"{COHORT}/series",
-        "liver volume > 1500 ml",
+        "liver volume > 14{few} ml",
         {"structures": True},
     ),
     "facets": (
         "post",
         f"{COHORT}/facets",
-        "liver",
+        "liver and not {one}",
         {"fields": ["structure", "complete", "Manufacturer", "PatientSex", "StudyYear", "plane"]},
     ),
-    "web page": ("get", "/", "sacrum complete and women 40-60 and slices <= 1.5 mm", {}),
-    "web page, spatial": ("get", "/", "left autochthonous muscle between heart and L1", {}),
-    "10,000 rows": ("post", f"{COHORT}/series", "liver", {"limit": 10_000}),
+    "web page": ("get", "/", "{one} complete and women {age}-{older} and slices <= 1.5 mm", {}),
+    "web page, spatial": (
+        "get",
+        "/",
+        "left autochthonous muscle volume > {few} ml between heart and L1",
+        {},
+    ),
+    "10,000 rows": ("post", f"{COHORT}/series", "liver and not {one}", {"limit": 10_000}),
 }
 
 
@@ -136,8 +148,10 @@ def ask(client: httpx.Client, server: int, seconds: float) -> dict[str, dict[str
     taken: dict[str, list[float]] = {name: [] for name in QUESTIONS}
     processor: dict[str, list[float]] = {name: [] for name in QUESTIONS}
     end = time.monotonic() + seconds
+    dice = random.Random(seconds)
     while time.monotonic() < end:
-        for name, (method, route, query, more) in QUESTIONS.items():
+        for name, (method, route, template, more) in QUESTIONS.items():
+            query = template.format(**drawn(dice))
             before, begin = _processor_ms(server), time.perf_counter()
             if method == "get":
                 answer = client.get(route, params={"q": query, **more})
@@ -150,6 +164,14 @@ def ask(client: httpx.Client, server: int, seconds: float) -> dict[str, dict[str
         name: {**_percentiles(times), "cpu_p50": round(float(np.median(processor[name])), 1)}
         for name, times in taken.items()
     }
+
+
+def drawn(dice: random.Random) -> dict[str, object]:
+    """What a question is about."""
+    names = [s.name for s in load_terminology().structures.values() if s.total_class is not None]
+    one, two, three = dice.sample(names, 3)
+    age, few = dice.randrange(20, 60), f"{dice.randrange(100):02d}"
+    return {"one": one, "two": two, "three": three, "age": age, "older": age + 20, "few": few}
 
 
 def _await_memory(folder: Path) -> float:

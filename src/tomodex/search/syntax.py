@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, cast
 
@@ -44,6 +44,8 @@ def tree_of(text: str) -> Tree[Token]:
     return tree
 
 
+# A page writes the same names hundreds of times, and to read one takes 0.4 ms.
+@lru_cache(maxsize=4096)
 def is_plain(text: str, words: int) -> bool:
     """Whether `text` is read back as it is: at most so many words, none of the language."""
     from lark import UnexpectedInput

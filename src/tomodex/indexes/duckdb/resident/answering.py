@@ -31,13 +31,20 @@ def find(image: Image, query: Query) -> tuple[Found, Found]:
     Raises:
         BadQuery, AskTheFile: as `Matcher.find`.
     """
-    base, late = (_find(part, image.labels, query) for part in image.parts)
+    # A page asks several things of what one query finds.
+    sets = image.recent.get(query.term)
+    if sets is None:
+        sets = tuple(_matching(part, image.labels, query) for part in image.parts)
+        image.recent.put(query.term, sets)
+    base, late = (
+        Found(part.block, rows_in(bits, len(part.block)))
+        for part, bits in zip(image.parts, sets, strict=True)
+    )
     return base, late
 
 
-def _find(part: Part, labels: Mapping[str, int], query: Query) -> Found:
-    bits: Bits = Matcher(part.block, labels).find(query.term) & part.living
-    return Found(part.block, rows_in(bits, len(part.block)))
+def _matching(part: Part, labels: Mapping[str, int], query: Query) -> Bits:
+    return Matcher(part.block, labels).find(query.term) & part.living
 
 
 def page_of(image: Image, query: Query, limit: int, offset: int) -> Page:
@@ -90,8 +97,7 @@ def totals_of(image: Image) -> Totals:
     """What is in the index."""
     found = find(image, Query(text="", term=None))
     states = [_values(some, "segmented") for some in found]
-    days = np.concatenate([some.block.days()[some.rows] for some in found])
-    newest = days.max(initial=-1.0)
+    newest = max(_newest(some) for some in found)
     return Totals(
         series=sum(len(some.rows) for some in found),
         studies=int(np.count_nonzero(marked(found, "study"))),
@@ -120,6 +126,12 @@ def size_of(found: Sequence[Found]) -> int:
         counts = np.bincount(column.codes[some.rows], minlength=1)
         sizes += float(counts[1:] @ column.values[1 : len(counts)])
     return int(sizes)
+
+
+def _newest(found: Found) -> float:
+    column = found.block.columns["StudyDate"]
+    days = column.values[np.bincount(column.codes[found.rows], minlength=len(column.values)) > 0]
+    return float(np.nan_to_num(days, nan=-1.0).max(initial=-1.0))
 
 
 def _values(found: Found, keyword: str) -> npt.NDArray[np.generic]:

@@ -6,8 +6,10 @@ its beginning to its end, whatever is written meanwhile.
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import duckdb
 import numpy as np
@@ -22,6 +24,7 @@ from tomodex.indexes.duckdb.resident.reading import (
     patient_keys_of,
 )
 from tomodex.indexes.duckdb.schema import KEPT
+from tomodex.search import Term
 
 #: Series that the small block may have, or this part of the large one if that is more; then the
 #: two become one.
@@ -33,12 +36,36 @@ MANY = 100_000
 MANY_PART = 1 / 4
 
 
+#: Terms whose sets are kept: at 1.7 million series a set takes 0.2 MB.
+RECENT = 16
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """A block, and which of its series are still what the index has."""
 
     block: Block
     living: Bits
+
+
+class Recent:
+    """What the last terms found, for as long as nothing changes."""
+
+    def __init__(self) -> None:
+        self._sets: OrderedDict[Term | None, tuple[Bits, ...]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, term: Term | None) -> tuple[Bits, ...] | None:
+        with self._lock:
+            if term in self._sets:
+                self._sets.move_to_end(term)
+            return self._sets.get(term)
+
+    def put(self, term: Term | None, sets: tuple[Bits, ...]) -> None:
+        with self._lock:
+            self._sets[term] = sets
+            while len(self._sets) > RECENT:
+                self._sets.popitem(last=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +77,7 @@ class Image:
     late: Part  #: what was written since the base was made
     late_places: Rows  #: before which series of the base those of the small block come
     patient_keys: npt.NDArray[np.uint64]  #: by the number of the patient; 0 for nobody
+    recent: Recent = field(default_factory=Recent)
 
     @property
     def parts(self) -> tuple[Part, Part]:
@@ -157,13 +185,14 @@ def rebased(now: Image, then: Image, block: Block) -> Image:
         base=base,
         late=Part(rest, everything(len(rest))),
         late_places=places_among(block, rest),
+        recent=Recent(),
     )
 
 
 def measured(image: Image, measures: Measures) -> Image:
     """The image with what is measured in the series of its base."""
     base = replace(image.base.block, measures=measures)
-    return replace(image, base=Part(base, image.base.living))
+    return replace(image, base=Part(base, image.base.living), recent=Recent())
 
 
 def _living_numbers(image: Image) -> npt.NDArray[np.uint32]:
