@@ -199,7 +199,9 @@ class Deliverer:
         with closing(self._opened_queue()) as queue, closing(self._opened_sink()) as sink:
             while not stop():
                 begin = time.monotonic()
-                while not stop() and deliver_batch(queue, self._consumer, sink):
+                # Looked before it is claimed: that may cost a queue a conversation.
+                while not stop() and _waits(queue, self._consumer):
+                    deliver_batch(queue, self._consumer, sink)
                     self._failures = 0
                 rest(pause_s(time.monotonic() - begin, self._part), stop)
 
@@ -209,6 +211,11 @@ class Deliverer:
         facts = {"consumer": without_query(self._consumer), "again_s": seconds}
         log.log(level, "not delivered", extra={**facts, "sentence": sentence})
         rest(seconds, stop)
+
+
+def _waits(queue: Queue, consumer: str) -> bool:
+    """Whether there is something to deliver."""
+    return bool(queue.results(queue.cursor(consumer), 1))
 
 
 def pause_s(took_s: float, part: float) -> float:

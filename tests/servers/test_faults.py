@@ -1,0 +1,59 @@
+"""Whatever is killed when, of workers, delivery, broker and index: nothing is lost or doubled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from tests.servers.faults import Server, Site, brave
+from tests.servers.kafka import running_kafka
+from tests.servers.opensearch import running_opensearch
+from tests.servers.ports import free_port
+
+pytestmark = pytest.mark.server
+
+
+@contextmanager
+def site(folder: Path) -> Iterator[tuple[Site, list[Server]]]:
+    """Servers of its own, as nobody else's are to be killed."""
+    kafka_port, search_port = free_port(), free_port()
+    kafka = Server(partial(running_kafka, folder / "kafka", kafka_port))
+    search = Server(partial(running_opensearch, folder / "opensearch", port=search_port))
+    try:
+        broker, index = kafka.begin(), search.begin()
+        make_topic(broker, "series")
+        machines = tuple(folder / f"machine-{n}" for n in range(2))
+        for machine in machines:
+            machine.mkdir()
+        yield (
+            Site(
+                queue=f"sqlite://{folder}/tomodex.db?attempts=10000&retry_s=0.5",
+                index=f"{index}/tomodex",
+                topic=f"kafka://{broker}/series?timeout_s=10",
+                machines=machines,
+            ),
+            [kafka, search],
+        )
+    finally:
+        kafka.end()
+        search.end()
+
+
+def make_topic(broker: str, name: str) -> None:
+    admin = AdminClient({"bootstrap.servers": broker})
+    made = admin.create_topics([NewTopic(name, num_partitions=3)])
+    made[name].result(60)
+
+
+def test_nothing_is_lost_or_doubled_whatever_is_killed_when(tmp_path: Path) -> None:
+    with site(tmp_path) as (place, servers):
+        outcome = brave(place, servers, past=1500, today=300, tasks_per_kill=75)
+    assert outcome.kills >= 20
+    assert outcome.restarts == 2
+    (_, daily_p95), (backfill_median, _) = outcome.waited_s["daily"], outcome.waited_s["backfill"]
+    assert daily_p95 < backfill_median / 2, outcome
