@@ -111,7 +111,7 @@ def test_what_does_not_run_is_named(tmp_path):
         )
 
 
-def test_one_that_waits_for_its_index_is_alive_and_not_ready(tmp_path):
+def test_one_that_is_starting_is_alive_and_not_ready(tmp_path):
     with beating(tmp_path, "run"):
         assert asked(tmp_path)[0] == 0
         assert asked(tmp_path, "--ready")[0] == 1

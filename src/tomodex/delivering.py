@@ -64,7 +64,7 @@ def deliverers(settings: Settings, consumers: Sequence[str]) -> list[Main]:
 
 def be_deliverer(settings: Settings, consumer: str, name: str, stop: Stop) -> None:
     """What the process beside the workers does that delivers to one consumer."""
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level, settings.log_format)
     opened_sink = consumer_openers(settings)[consumer]
     part = PART if urlsplit(consumer).scheme in EMBEDDED else 1.0
     Deliverer(partial(queue_of, settings), consumer, opened_sink, part).keep_on(stop)

@@ -18,7 +18,7 @@ def health(
         float, typer.Option(min=1, metavar="S", help="Seconds that one may give no sign of life.")
     ] = 600.0,
     ready: Annotated[
-        bool, typer.Option("--ready", help="One that waits for its index is not well either.")
+        bool, typer.Option("--ready", help="One that is still starting is not well either.")
     ] = False,
     as_json: Json = False,
 ) -> None:
