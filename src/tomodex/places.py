@@ -61,9 +61,7 @@ def require_place(settings: Settings, given: str) -> None:
     if told := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):(/*)(.*)", given):
         scheme, slashes, rest = told.groups()
         if scheme.casefold() == "file":
-            raise BadQuery(
-                f"{given[:200]}: for a folder give its path; did you mean /{rest[:200]}?"
-            )
+            raise BadQuery(f"{given[:200]}: a folder has no scheme; did you mean /{rest[:200]}?")
         if slashes != "//" and slashes != "///":
             meant = f"{scheme}://{rest[:200]}"
             raise BadQuery(f"{given[:200]} is no URL; did you mean {meant}?", suggestions=(meant,))
