@@ -47,6 +47,13 @@ if [ ! -f "$axe/node_modules/axe-core/axe.min.js" ]; then
     npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$axe" axe-core@4.14.1
 fi
 
+dcmqi=$servers/dcmqi-1.5.7 # as in tests/servers/test_dicom_out.py; a wheel of programs, for nothing else
+if [ ! -f "$dcmqi/complete" ]; then
+    rm -rf "$dcmqi"
+    "$here/../../.venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --target "$dcmqi" dcmqi==1.5.7
+    touch "$dcmqi/complete"
+fi
+
 # Helm, Kubernetes' types, Compose and Prometheus, as far as they read what deploy/ holds: 2 minutes.
 deploycheck=$servers/deploycheck-$(cat "$here/deploy/main.go" "$here/deploy/go.sum" | sha256sum | cut -c1-12)
 if [ ! -x "$deploycheck/deploycheck" ]; then

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
@@ -25,6 +28,9 @@ from tomodex.settings import Settings, load_settings
 from tomodex.sinks import open_sink
 
 pytestmark = pytest.mark.server
+
+SERVERS = Path(os.environ.get("TOMODEX_SERVERS") or Path.home() / ".cache/tomodex-servers")
+DCMQI = SERVERS / "dcmqi-1.5.7/dcmqi/bin"
 
 CORONAL = small("chest-coronal")
 CASES = pytest.mark.parametrize("case", [PELVIS, TILTED, ENHANCED], ids=lambda one: one.name)
@@ -91,6 +97,47 @@ def test_dcmtk_reads_the_report(tmp_path, settings):
     text = said("dsrdump", place)
     assert "Imaging Measurement Report" in text
     assert "tomodex brain" in text
+
+
+def test_dcmqi_reads_every_voxel_and_every_measurement(tmp_path, settings):
+    folder = phantom(tmp_path, PELVIS)
+    forms = ("seg", "seg-binary", "sr", "nifti")
+    label_map, binary, report, nifti, *_ = deliver_order(
+        settings, order(folder, tmp_path, forms=forms)
+    ).places
+    ours = nibabel.load(nifti)
+    wanted = np.asarray(ours.dataobj)
+    (layer,) = json.loads((Path(nifti).parent / "labels.json").read_text())["layers"]
+    label_of = {one["structure"]: one["label"] for one in layer}
+    for file in (label_map, binary):
+        found = np.zeros_like(wanted)
+        for name, mask, affine in read_by_dcmqi(Path(file), tmp_path / Path(file).stem):
+            to_ours = np.linalg.inv(ours.affine) @ affine
+            place = np.rint(nibabel.affines.apply_affine(to_ours, np.argwhere(mask))).astype(int)
+            found[tuple(place.T)] = label_of[name]
+        assert (found == wanted).all()
+    said(DCMQI / "tid1500reader", "--inputDICOM", report, "--outputMetadata", tmp_path / "sr.json")
+    groups = json.loads((tmp_path / "sr.json").read_text())["Measurements"]
+    assert {one["TrackingIdentifier"] for one in groups} == {f"tomodex {one}" for one in label_of}
+    for one in groups:
+        said_of_it = [item["quantity"]["CodeMeaning"] for item in one["measurementItems"]]
+        assert said_of_it[0] == "Volume"
+        assert set(said_of_it[1:]) == {"Attenuation Coefficient"}
+
+
+def read_by_dcmqi(file: Path, folder: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Name, voxels and affine of each segment."""
+    folder.mkdir()
+    options = ("--outputDirectory", folder, "-t", "nii", "--inputDICOM", file)
+    said(DCMQI / "segimage2itkimage", *options)
+    read = {one.name: nibabel.load(one) for one in folder.glob("*.nii.gz")}
+    for item in pydicom.dcmread(file).SegmentSequence:
+        if item.SegmentNumber == 0:
+            continue
+        # A label map is one file; of anything else each segment has its own.
+        image = read["1.nii.gz" if len(read) == 1 else f"{item.SegmentNumber}.nii.gz"]
+        mask = np.asarray(image.dataobj) == item.SegmentNumber
+        yield item.SegmentDescription, mask, image.affine
 
 
 @pytest.mark.parametrize("case", [PELVIS, ENHANCED, CORONAL], ids=lambda one: one.name)
