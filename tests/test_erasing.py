@@ -286,6 +286,9 @@ def test_a_patient_is_erased_by_their_id(settings, queue, monkeypatch):
     assert run(*data, "erase", "--reason", "x").exit_code == 2
     assert run(*data, "erase", "4711", "--yes").exit_code == 2
     assert run(*data, "erase", "--resume").stdout == "erased 0 patients, 0 series\n"
+    mistyped = run(*data, "erase", "47 11", "--yes", "--reason", "asked")
+    assert "look at the spelling" in mistyped.stderr
+    assert "spelling" not in done.stderr
 
 
 def test_a_list_of_those_who_opted_out_is_taken_from_a_file(settings, queue, tmp_path):

@@ -164,6 +164,9 @@ def erase(
             settings, person(), pseudonyms=pseudonyms, series_uids=series or (), reason=reason
         )
     print_out(f"erased {taken.patients:,} patients, {taken.series:,} series")
+    if taken.patients and not taken.series:
+        # A number that was mistyped erases nobody, and must not look as if it had.
+        typer.echo("no series of them was here; if there should be, look at the spelling", err=True)
 
 
 @optout.command()
