@@ -187,7 +187,6 @@ def test_a_structure_is_summed_up_over_all_series():
     assert (liver.structure, liver.series) == ("liver", 3)
     assert liver.dice_median == pytest.approx(2 * 9 / 19)
     assert liver.dice_worst == pytest.approx(2 * 5 / 15)
-    assert liver.worst_series_uid == "1.3"
     assert liver.volume_percent_worst == pytest.approx(-50)
     assert liver.difference_ml_worst == pytest.approx(-500)
     assert liver.cut_differs == 0

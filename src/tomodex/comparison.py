@@ -121,7 +121,6 @@ class StructureSummary:
     series: int  #: in which either has found it
     dice_median: float
     dice_worst: float
-    worst_series_uid: str  #: of the worst Dice
     volume_percent_worst: float  #: farthest from 0
     difference_ml_worst: float
     difference_hu_worst: float | None  #: None where no series has it in both
@@ -289,15 +288,13 @@ def _other_side(name: str) -> str:
 
 
 def _summarise(name: str, found: Sequence[tuple[str, Pair]]) -> StructureSummary:
-    worst_uid, worst = min(found, key=lambda one: one[1].dice)
     pairs = [pair for _, pair in found]
     hu = [pair.difference_hu for pair in pairs if pair.difference_hu is not None]
     return StructureSummary(
         structure=name,
         series=len(pairs),
         dice_median=median(pair.dice for pair in pairs),
-        dice_worst=worst.dice,
-        worst_series_uid=worst_uid,
+        dice_worst=min(pair.dice for pair in pairs),
         volume_percent_worst=max((pair.volume_percent for pair in pairs), key=abs),
         difference_ml_worst=max((pair.ml[0] - pair.ml[1] for pair in pairs), key=abs),
         difference_hu_worst=max(hu, key=abs, default=None),

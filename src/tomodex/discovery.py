@@ -52,11 +52,6 @@ class Discovery:
     withdrawn: int = 0  #: known before, and no longer in the archive
 
     @property
-    def unchanged(self) -> int:
-        """Known to the queue already."""
-        return self.found - self.new
-
-    @property
     def wanted(self) -> int:
         """Not rejected, new or not."""
         return self.found - sum(self.rejected.values())
