@@ -6,7 +6,15 @@ import pytest
 
 from tomodex.errors import Misconfigured
 from tomodex.settings import Settings
-from tomodex.wiring import configured_url, segmenter_urls, source_of, source_url, with_source
+from tomodex.wiring import (
+    avoided_sources,
+    configured_url,
+    segmenter_urls,
+    source_of,
+    source_url,
+    task_source,
+    with_source,
+)
 
 
 def test_a_path_is_a_folder_source(tmp_path):
@@ -82,3 +90,14 @@ def test_a_source_is_opened_by_its_name(tmp_path):
     (tmp_path / "archive").mkdir()
     settings = Settings(data=tmp_path / "data", sources={"disk": str(tmp_path / "archive")})
     assert source_of(settings, "disk").url == f"folder://{tmp_path}/archive"
+
+
+def test_a_source_is_avoided_by_its_name_or_its_url(tmp_path):
+    sources = {"disk": str(tmp_path), "pacs": "dimse://A@pacs:104/B?rate=2"}
+    settings = Settings(sources=sources, avoid=("disk", "pacs", "spool:///data/spool"))
+    assert avoided_sources(settings) == {
+        f"folder://{tmp_path}",
+        "dimse://A@pacs:104/B",
+        "spool:///data/spool",
+    }
+    assert {task_source(settings, name) for name in sources} < avoided_sources(settings)

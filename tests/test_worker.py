@@ -247,6 +247,15 @@ def test_work_goes_on_until_it_is_told_to_stop(queue):
     assert queue.count() == {("on-demand", "completed"): 5}
 
 
+def test_series_of_a_source_that_is_avoided_are_left_to_others(queue):
+    disk, pacs = new("1.2"), replace(new("1.3"), source="dimse://pacs")
+    queue.put([disk, pacs])
+    rounds = iter([False] * 4 + [True])
+    work(queue, well, worker="w", stop=lambda: next(rounds), idle_s=0, avoiding={disk.source})
+    assert status_of(queue, "1.2") == "ready"
+    assert status_of(queue, "1.3") == "completed"
+
+
 def test_something_is_left_while_a_task_waits_or_is_held(queue):
     assert nothing_left(queue)
     queue.put([new("1.2"), new("1.3", reason="4d")])

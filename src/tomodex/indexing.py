@@ -25,6 +25,7 @@ from tomodex.sources import Progress
 from tomodex.sources.gate import Suspension
 from tomodex.wiring import (
     annotator_of,
+    avoided_sources,
     bounds_of,
     consumers_of,
     index_of,
@@ -125,6 +126,7 @@ def be_worker(settings: Settings, worker: str, stop: Stop) -> None:
             stop=stop,
             lease=timedelta(seconds=settings.lease_s),
             bounds=bounds,
+            avoiding=avoided_sources(settings),
         )
 
 
@@ -192,7 +194,8 @@ class Watch:
 
     def nothing_to_do(self) -> bool:
         """Nobody has a task in hand, and what waits, waits for its time or its archive's."""
-        avoiding = [one.source for one in left_alone(self._settings)]
+        suspended = {one.source for one in left_alone(self._settings)}
+        avoiding = suspended | avoided_sources(self._settings)
         # In this order: what is leased in between is then seen in hand.
         return not (self._queue.is_due(avoiding) or _of(self._queue.count(), "in-progress"))
 

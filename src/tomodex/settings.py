@@ -60,6 +60,11 @@ class Settings(BaseSettings):
         {},
         description="Archives by a name of your choice: their URLs with options, or folders.",
     )
+    avoid: tuple[str, ...] = Field(
+        (),
+        description="Sources whose series workers leave to those of other data folders, by name "
+        "or URL.",
+    )
     destinations: dict[str, str] = Field(
         {},
         description="Where masks may be put that are ordered over HTTP, by a name of your choice: "

@@ -127,6 +127,12 @@ def task_source(settings: Settings, given: str) -> str:
     raise BadQuery(f"{given[:200]} is not a configured source; configured are: {known}")
 
 
+def avoided_sources(settings: Settings) -> frozenset[str]:
+    """What tasks call the sources that workers of these settings leave to others."""
+    named = (settings.sources.get(given, given) for given in settings.avoid)
+    return frozenset(without_query(url_of(url)) for url in named)
+
+
 def lasting_url(settings: Settings, given: str) -> str:
     """The URL without options by which workers of later runs find this source, and its options.
 

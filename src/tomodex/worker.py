@@ -94,17 +94,19 @@ def work(
     lease: timedelta = LEASE,
     idle_s: float = IDLE_S,
     bounds: Bounds = UNBOUNDED,
+    avoiding: Collection[str] = (),
 ) -> None:
     """Settle one task after another until `stop` says so, which is asked between two.
 
     While the archive or the queue does not answer, the pauses between tasks grow, so that an
     outage does not use up the attempts of everything that waits. An archive that is left alone is
-    passed over until its time has come.
+    passed over until its time has come, and sources `avoiding` always.
     """
     unanswered, left_alone = 0, LeftAlone()
     while not stop():
         try:
-            outcome = work_once(queue, annotate, worker, lease, bounds, left_alone.sources())
+            others = {*avoiding, *left_alone.sources()}
+            outcome = work_once(queue, annotate, worker, lease, bounds, others)
         except Suspended as suspended:
             left_alone.add(suspended)
             continue

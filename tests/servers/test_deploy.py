@@ -156,6 +156,7 @@ def test_workers_look_for_nothing_deliver_nothing_and_finish_what_they_hold(mani
     worker = tomllib.loads(maps["worker.toml"])
     assert (worker["daily_at"], worker["delivery"], worker["finish_s"]) == ("", "apart", 270)
     assert not {"serve", "access", "receive"} & worker.keys()
+    assert worker["avoid"] == ["bucket", "disk", "spool:///data/spool"]
     pod = dict(pods(manifests))["cluster test-tomodex-worker"]
     assert pod["terminationGracePeriodSeconds"] > worker["finish_s"]
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"

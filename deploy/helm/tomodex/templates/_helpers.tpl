@@ -62,6 +62,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{- define "tomodex.workerSettings" -}}
 {{- $ours := dict "daily_at" "" "delivery" "apart" }}
+{{- /* Folders and buckets are known to the data folder that has listed them, and what is pushed lies there. */}}
+{{- $avoid := .Values.settings.avoid | default list }}
+{{- range $name, $url := .Values.settings.sources | default dict }}
+{{- if or (hasPrefix "/" $url) (hasPrefix "folder:" $url) (hasPrefix "s3:" $url) }}{{ $avoid = append $avoid $name }}{{ end }}
+{{- end }}
+{{- if .Values.receive.enabled }}{{ $avoid = append $avoid "spool:///data/spool" }}{{ end }}
+{{- $_ := set $ours "avoid" (uniq $avoid) }}
 {{- $_ := set $ours "workers" (int .Values.workers.processes) }}
 {{- $_ := set $ours "finish_s" (int .Values.workers.finishSeconds) }}
 {{- $_ := set $ours "pseudonym_key_file" (printf "/run/pseudonym/%s" .Values.pseudonymKey.key) }}
