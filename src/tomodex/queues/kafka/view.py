@@ -61,7 +61,14 @@ create table marker (
     primary key (series_uid, configuration)
 ) strict, without rowid;
 -- Records about a version that is not there yet: compaction took the older ones before them.
-create table early (key blob primary key, value blob not null) strict, without rowid;
+create table early (
+    key           blob primary key,
+    value         blob not null,
+    kind          text not null,
+    series_uid    text not null,
+    configuration text not null
+) strict;
+create index early_series on early (series_uid);
 create table ticket (share integer primary key, next integer not null) strict;
 create table place (next integer not null) strict;
 insert into place values (0);
@@ -245,13 +252,13 @@ class View(SqliteQueue):
         self._db.execute(sql, self._facts(wanted))
 
     def _catch_up_with(self, wanted: Wanted) -> None:
-        """Take in what was said of this before it was there."""
-        for kind in ("work", "result"):
-            key = Nothing(kind, (wanted.series_uid, wanted.configuration)).key
-            sql = "delete from early where key = ? returning value"
-            values: list[tuple[Any, ...]] = self._db.execute(sql, (key,)).fetchall()
-            for (value,) in values:
-                self._take(key, value)
+        """Take in what was said of this before it was there, in the order of the log."""
+        sql = """delete from early where series_uid = :series_uid
+                 and (kind = 'result' or configuration = :configuration)
+                 returning rowid, key, value"""
+        waited: list[tuple[Any, ...]] = self._db.execute(sql, self._facts(wanted)).fetchall()
+        for _, key, value in sorted(waited):
+            self._take(key, value)
 
     def _work(self, work: Work) -> None:
         known = self._version_of(work.series_uid, work.configuration)
@@ -275,9 +282,10 @@ class View(SqliteQueue):
         document = PLACE % standing.sequence if stands else None
         self._db.execute(RESULT, {**self._facts(standing), "document": document})
 
-    def _put_by(self, record: Record) -> None:
-        sql = "insert or replace into early values (?, ?)"
-        self._db.execute(sql, (key_of(record), value_of(record)))
+    def _put_by(self, record: Work | Standing) -> None:
+        pair = (record.series_uid, record.configuration)
+        facts = (key_of(record), value_of(record), record.kind, *pair)
+        self._db.execute("insert or replace into early values (?, ?, ?, ?, ?)", facts)
 
     def _version_of(self, series_uid: str, configuration: str) -> tuple[int, int] | None:
         """Version, and up to which one results are void."""
