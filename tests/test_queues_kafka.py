@@ -78,7 +78,6 @@ def standing(uid: str = "1.2", version: int = 1, sequence: int = 1, **more: obje
     facts: dict[str, object] = {
         "document": True,
         "listed": False,
-        "patient": "",
         "settled_ms": 5,
         **more,
     }
@@ -239,7 +238,6 @@ class Author:
                     sequence=self.sequence,
                     listed=one.listed,
                     document=one.document is not None,
-                    patient=one.patient,
                     settled_ms=one.settled_ms,
                 )
             )

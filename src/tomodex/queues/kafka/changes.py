@@ -86,6 +86,9 @@ end;
 create temp trigger aside_in after insert on main.aside begin
     insert or replace into put_by values (new.series_uid, new.consumer);
 end;
+create temp trigger aside_out after delete on main.aside begin
+    insert or replace into put_by values (old.series_uid, old.consumer);
+end;
 """
 
 MOVED = """
@@ -93,7 +96,7 @@ select moved.series_uid, moved.configuration, bump, was, task.id is null,
     max(moved.version, coalesce(marker.version, 0)), max(moved.void, coalesce(marker.void, 0)),
     task.id, (select url from source where source.id = task.source_id), task.fingerprint,
     task.series, task.lane, task.study_date, task.status, task.reason, task.sentence, task.attempt,
-    task.updated_ms, task.share, task.at
+    task.updated_ms, task.share, task.at, task.patient
 from moved left join task using (series_uid, configuration)
     left join marker using (series_uid, configuration)
 order by task.lane, task.study_date, task.id
@@ -109,7 +112,7 @@ from switched join source on source.id = switched.source_id
 #: What `MOVED` says of the task itself, in its order.
 TASK = (
     "id", "source", "fingerprint", "series", "lane", "study_date", "status", "reason", "sentence",
-    "attempt", "updated_ms", "share", "at",
+    "attempt", "updated_ms", "share", "at", "patient",
 )  # fmt: skip
 
 UNSAID = """
@@ -119,7 +122,7 @@ except select series_uid, configuration from result
 
 SAID = """
 select result.series_uid, result.configuration, result.document, result.listed,
-    coalesce(task.version, 0), result.settled_ms, result.patient
+    coalesce(task.version, 0), result.settled_ms
 from said join result using (sequence) left join task using (series_uid, configuration)
 order by sequence
 """
@@ -135,7 +138,6 @@ class Said:
     listed: bool
     version: int
     settled_ms: int
-    patient: str = ""
 
 
 @dataclass(slots=True)
@@ -166,7 +168,7 @@ def collect(db: apsw.Connection, changes: Changes, now_ms: int) -> None:
     for row in db.execute(MOVED).fetchall():
         _collect_task(changes, row, now_ms)
     versions = {(one.series_uid, one.configuration): one.version for one in changes.wanted}
-    for uid, configuration, document, listed, version, at, patient in db.execute(SAID):
+    for uid, configuration, document, listed, version, at in db.execute(SAID):
         changes.said.append(
             Said(
                 series_uid=uid,
@@ -175,7 +177,6 @@ def collect(db: apsw.Connection, changes: Changes, now_ms: int) -> None:
                 listed=bool(listed),
                 version=versions.get((uid, configuration), version),
                 settled_ms=at,
-                patient=patient,
             )
         )
     changes.unsaid += [(str(uid), str(name)) for uid, name in db.execute(UNSAID)]
@@ -236,8 +237,11 @@ def _switched(db: apsw.Connection) -> Iterator[Record | Nothing]:
         yield NewestFirst(lane=lane, source=source) if stands else Nothing("newest", pair)
 
 
-def _put_by(db: apsw.Connection) -> Iterator[SetAside]:
+def _put_by(db: apsw.Connection) -> Iterator[Record | Nothing]:
     sql = """select consumer, series_uid, sequence, sentence
-             from put_by join aside using (series_uid, consumer)"""
+             from put_by left join aside using (series_uid, consumer)"""
     for consumer, uid, sequence, sentence in db.execute(sql):
-        yield SetAside(consumer=consumer, series_uid=uid, sequence=sequence, sentence=sentence)
+        if sequence is None:
+            yield Nothing("aside", (consumer, uid))
+        else:
+            yield SetAside(consumer=consumer, series_uid=uid, sequence=sequence, sentence=sentence)

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tomodex.errors import Misconfigured, TomodexError, Unavailable
 from tomodex.options import Options, Secret, read_options
@@ -54,6 +54,8 @@ class KafkaOptions(Options):
     session_s: float = Field(30.0, ge=1, le=1800)  #: a worker silent for so long is dead
     patience_s: float = Field(120.0, ge=0, le=86400)
     #: how long a task may go on that another worker is to get
+    poll_s: float = Field(600.0, ge=2, le=86400)
+    #: a worker that does not answer the group for so long is left out; more than `patience_s`
     fetch_ms: int = Field(50, ge=1, le=500)  #: how long the broker waits for something new
     protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
@@ -62,6 +64,12 @@ class KafkaOptions(Options):
     ca: Path | None = None  #: PEM file of who signs the brokers' certificates
     certificate: Path | None = None  #: ours, PEM
     key: Path | None = None  #: ours, PEM
+
+    @model_validator(mode="after")
+    def _be_patient_in_time(self) -> KafkaOptions:
+        if self.patience_s >= self.poll_s or self.session_s > self.poll_s:
+            raise ValueError("patience_s and session_s are to be less than poll_s")
+        return self
 
 
 class Cluster:

@@ -28,9 +28,6 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.1
 
-#: What is added to the patience with a task that another is to get.
-MARGIN_S = 300.0
-
 #: Waits until tasks of these partitions are done, or gives them back.
 LetGo = Callable[[frozenset[int]], None]
 
@@ -64,14 +61,13 @@ class Crew:
             return
         options = self._cluster.options
         session_ms = round(options.session_s * 1000)
-        longest_ms = max(session_ms, round((options.patience_s + MARGIN_S) * 1000))
         self._consumer = self._cluster.consumer(
             self._cluster.names.workers,
             isolation_level="read_committed",
             partition_assignment_strategy="cooperative-sticky",
             session_timeout_ms=session_ms,
             heartbeat_interval_ms=max(200, session_ms // 10),
-            max_poll_interval_ms=longest_ms,
+            max_poll_interval_ms=round(options.poll_s * 1000),
             queued_min_messages=1,
         )
         self._thread = Thread(target=self._poll, name="kafka-crew", daemon=True)

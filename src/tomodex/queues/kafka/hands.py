@@ -197,7 +197,7 @@ class Hands:
             letter = Letter(topic=self._cluster.names.results, key=key, value=document)
 
             def standing(offsets: Sequence[int]) -> Sequence[Record]:
-                return [_standing(row, work, offsets[0], outcome)]
+                return [_standing(row, work, offsets[0])]
 
             return self._write(row, work, letters=[letter], records=standing)
         if work.status == "rejected":
@@ -340,7 +340,7 @@ def _work(row: Row, *, status: Status, attempt: int, token: int, worker: str, up
 
 def _settled(holding: Holding, outcome: Outcome, verdict: Verdict) -> Work:
     """What is said of a task that is done; its series was ordered blindly, if it has no count."""
-    instances = outcome.series.instance_count if isinstance(outcome, AnnotatedSeries) else None
+    series = outcome.series if isinstance(outcome, AnnotatedSeries) else None
     return replace(
         holding.work,
         status=verdict.status,
@@ -348,15 +348,15 @@ def _settled(holding: Holding, outcome: Outcome, verdict: Verdict) -> Work:
         sentence=verdict.sentence,
         due_ms=verdict.due_ms,
         updated_ms=verdict.settled_ms,
-        instances=None if holding.row.fingerprint else instances,
+        instances=series.instance_count if series and not holding.row.fingerprint else None,
+        patient=series.patient if series else "",
     )
 
 
-def _standing(row: Row, work: Work, offset: int, outcome: AnnotatedSeries) -> Standing:
+def _standing(row: Row, work: Work, offset: int) -> Standing:
     return Standing(
         series_uid=row.series_uid, configuration=row.configuration, version=work.version,
-        sequence=offset + 1, document=True, listed=False, patient=outcome.series.patient,
-        settled_ms=work.updated_ms,
+        sequence=offset + 1, document=True, listed=False, settled_ms=work.updated_ms,
     )  # fmt: skip
 
 

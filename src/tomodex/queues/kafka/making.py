@@ -37,8 +37,9 @@ def find_topics(cluster: Cluster) -> Mapping[str, Topic]:
         Misconfigured: this user may not see them.
     """
     admin = cluster.admin()
+    patience_s = min(PATIENCE_S, cluster.options.busy_s)
     asked = admin.describe_topics(
-        TopicCollection(list(cluster.names.all)), request_timeout=PATIENCE_S
+        TopicCollection(list(cluster.names.all)), request_timeout=patience_s
     )
     found: dict[str, Topic] = {}
     for name, answer in asked.items():

@@ -126,7 +126,6 @@ def _standing(said: Said, offset: int) -> Standing:
         sequence=offset + 1,
         document=said.document is not None,
         listed=said.listed,
-        patient=said.patient,
         settled_ms=said.settled_ms,
     )
 

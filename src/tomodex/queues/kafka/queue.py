@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from tomodex.annotation import from_json
+from tomodex.annotation import AnnotatedSeries, from_json
 from tomodex.probe import Probe
 from tomodex.queues import (
     Aside,
@@ -129,6 +129,9 @@ class KafkaQueue:
     def retry(self, status: Status = "failed", reason: str = "") -> int:
         return self._desk.decide(lambda view, _: view.retry(status, reason))
 
+    def renew(self, series_uids: Sequence[str], lane: Lane = "reindex") -> int:
+        return self._desk.decide(lambda view, _: view.renew(series_uids, lane))
+
     def bury(self, worker: str) -> int:
         if worker not in self.holders():
             return 0
@@ -185,6 +188,12 @@ class KafkaQueue:
         sequence, stands = last
         return _result(sequence, series_uid, self._document(sequence) if stands else None)
 
+    def amend(self, result: Result, annotated: AnnotatedSeries) -> bool:
+        return self._desk.decide(lambda view, _: view.amend(result, annotated))
+
+    def newest(self) -> int:
+        return self._seen().newest()
+
     def cursor(self, consumer: str) -> int:
         return self._feed.cursor(consumer)
 
@@ -199,6 +208,9 @@ class KafkaQueue:
 
     def asides(self, consumer: str, limit: int = 100) -> Sequence[Aside]:
         return self._seen().asides(consumer, limit)
+
+    def accept(self, aside: Aside) -> None:
+        self._desk.decide(lambda view, _: view.accept(aside))
 
     # What became of them
 

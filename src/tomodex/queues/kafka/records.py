@@ -47,6 +47,7 @@ class Wanted:
     updated_ms: int = 0
     share: int = 0  #: topic and partition of its ticket, see `share_of`
     at: int = 0  #: offset of its ticket
+    patient: str = ""  #: pseudonym, where only a result has said it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,7 @@ class Work:
     share: int
     at: int
     instances: int | None = None  #: how many were indexed; None: it is not known
+    patient: str = ""  #: pseudonym, as far as the result says it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +87,6 @@ class Standing:
     sequence: int  #: its offset there, and 1
     document: bool  #: False: it is a tombstone
     listed: bool  #: nobody has worked on it
-    patient: str  #: pseudonym, as far as the result says it
     settled_ms: int
 
 

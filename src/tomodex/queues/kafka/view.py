@@ -16,7 +16,8 @@ from urllib.parse import quote
 
 import apsw
 
-from tomodex.queues import Outcome, Task
+from tomodex.annotation import AnnotatedSeries
+from tomodex.queues import Outcome, Result, Task
 from tomodex.queues import sqlite_statements as say
 from tomodex.queues.kafka.changes import Changes, collect, watch
 from tomodex.queues.kafka.cluster import KafkaOptions
@@ -49,8 +50,8 @@ alter table task add column share integer not null default -1; -- topic and part
 alter table task add column at integer not null default -1;    -- offset of its ticket
 alter table task add column taken integer not null default 0;  -- token of the last lease
 alter table result add column version integer not null default 0;
-alter table result add column patient text not null default '';
-create index result_patient on result (patient) where patient <> '';
+alter table task add column patient text not null default '';  -- where only a result said it
+create index task_patient on task (patient) where patient <> '';
 create index task_share on task (share, at) where status in ('ready', 'in-progress');
 -- Of series that were withdrawn: a late result of them does not stand.
 create table marker (
@@ -101,17 +102,18 @@ from task
 #: Of a new version all counts; of the same one only what says where and what the series is.
 NEW_VERSION = """
 insert into task (id, series_uid, configuration, source_id, fingerprint, series, lane, study_date,
-    status, reason, sentence, attempt, updated_ms, version, void, share, at)
+    status, reason, sentence, attempt, updated_ms, version, void, share, at, patient)
 values (iif(exists (select 1 from task where id = :id
                     and (series_uid, configuration) <> (:series_uid, :configuration)), null, :id),
     :series_uid, :configuration, :source_id, :fingerprint, :series, :lane, :study_date, :status,
-    :reason, :sentence, :attempt, :updated_ms, :version, :void, :share, :at)
+    :reason, :sentence, :attempt, :updated_ms, :version, :void, :share, :at, :patient)
 on conflict (series_uid, configuration) do update set
     source_id = excluded.source_id, fingerprint = excluded.fingerprint, series = excluded.series,
     lane = excluded.lane, study_date = excluded.study_date, status = excluded.status,
     reason = excluded.reason, sentence = excluded.sentence, attempt = excluded.attempt,
     updated_ms = excluded.updated_ms, version = excluded.version, void = excluded.void,
-    share = excluded.share, at = excluded.at, due_ms = 0, token = 0, worker = '', taken = 0
+    share = excluded.share, at = excluded.at, patient = excluded.patient, due_ms = 0,
+    token = 0, worker = '', taken = 0
 """
 SAME_VERSION = """
 update task set source_id = :source_id, fingerprint = :fingerprint, series = :series,
@@ -122,6 +124,7 @@ WORK = """
 update task set status = :status, due_ms = :due_ms, attempt = :attempt,
     token = iif(:status = 'in-progress', :token, 0), taken = :token, worker = :worker,
     reason = :reason, sentence = :sentence, updated_ms = :updated_ms, share = :share, at = :at,
+    patient = iif(:patient = '', patient, :patient),
     series = iif(:instances is null, series, json_set(series, '$.instance_count', :instances))
 where series_uid = :series_uid and configuration = :configuration
 """
@@ -130,10 +133,8 @@ insert into ticket values (:share, :at + 1)
 on conflict do update set next = max(next, excluded.next)
 """
 RESULT = """
-insert into result (sequence, series_uid, configuration, document, settled_ms, listed, patient,
-    version)
-values (:sequence, :series_uid, :configuration, :document, :settled_ms, :listed, :patient,
-    :version)
+insert into result (sequence, series_uid, configuration, document, settled_ms, listed, version)
+values (:sequence, :series_uid, :configuration, :document, :settled_ms, :listed, :version)
 """
 
 #: Stands where the document would; its sequence says where that is.
@@ -375,6 +376,12 @@ class View(SqliteQueue):
         """Take a result out of the feed, within `trying`."""
         self._retract(self._db, series_uid, configuration)
 
+    def amend(self, result: Result, annotated: AnnotatedSeries) -> bool:
+        # A worker that has the series brings a newer result, which this must not come after.
+        if any(state.status == "in-progress" for state in self.states(result.series_uid)):
+            return False
+        return super().amend(result, annotated)
+
     def bury_at_once(self, worker: str) -> int:
         """The same as `bury`, and what was held is ready; within `trying`."""
         buried = self.bury(worker)
@@ -455,7 +462,7 @@ class View(SqliteQueue):
 
     def of_patient(self, patient: str) -> Sequence[str]:
         told = self._read(say.OF_PATIENT, (patient,))
-        found = self._read("select distinct series_uid from result where patient = ?", (patient,))
+        found = self._read("select distinct series_uid from task where patient = ?", (patient,))
         return list(dict.fromkeys(str(uid) for (uid,) in [*told, *found]))
 
     def traces(self, series_uid: str) -> Sequence[tuple[str, int, int]]:
