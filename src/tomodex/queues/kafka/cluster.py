@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,9 @@ from tomodex.errors import Misconfigured, TomodexError, Unavailable
 from tomodex.options import Options, Secret, read_options
 from tomodex.queues.kafka.topics import Names, names_of
 
-log = logging.getLogger(__name__)
+#: The library's own lines; that another has decided first is no fault.
+library = logging.getLogger(f"{__name__}.librdkafka")
+library.addFilter(lambda line: not re.search("fenced|old epoch", line.getMessage()))
 
 #: How long one request may take.
 PATIENCE_S = 30.0
@@ -106,7 +109,7 @@ class Cluster:
             **{name: value for name, value in said.items() if value},
             "error_cb": self._remember,
             # It would write to stderr by itself, not as JSON.
-            "logger": log,
+            "logger": library,
             "log_level": 3,
         }
 

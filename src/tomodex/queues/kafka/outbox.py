@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +74,7 @@ class Outbox:
                 with self._cluster.named_errors():
                     producer.init_transactions(PATIENCE_S)
             except BaseException:
-                producer.close()
+                producer.purge()
                 raise
             self._producer = producer
         return self._producer
@@ -117,9 +117,15 @@ class Outbox:
             try:
                 producer.abort_transaction(PATIENCE_S)
             except KafkaException:
-                self.close()
+                self._throw_away()
         else:
-            self.close()
+            self._throw_away()
+
+    def _throw_away(self) -> None:
+        # Not closed: that would try once more to end what it cannot, and warn of it.
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.purge()
 
     def _named(self, error: KafkaError) -> Exception:
         if error.code() in FENCED:
@@ -133,9 +139,7 @@ class Outbox:
     def close(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            producer.purge()
-            with suppress(KafkaException):
-                producer.close()
+            producer.close()
 
 
 class Transaction:
