@@ -349,7 +349,8 @@ def test_the_first_ticket_that_is_not_done_is_the_place_of_its_partition():
 
 
 def test_a_worker_is_given_only_tasks_of_its_partitions():
-    tasks = [wanted(f"1.{n}", share=n, study_date=f"20{n:02}-01-01") for n in range(1, 9)]
+    shares = {n: share_of(n % 3, n) for n in range(1, 9)}
+    tasks = [wanted(f"1.{n}", share=shares[n], study_date=f"20{n:02}-01-01") for n in shares]
     view = view_of(messages(*tasks))
     found = view.next_task(frozenset({5, 7}), [], [], least_urgent=False)
     assert found is not None

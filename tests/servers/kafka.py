@@ -33,6 +33,8 @@ def settings(folder: Path, port: int, controller: int) -> Mapping[str, str]:
         "transaction.state.log.replication.factor": "1",
         "transaction.state.log.min.isr": "1",
         "group.initial.rebalance.delay.ms": "0",
+        # What a process that was killed has begun is ended when its time is over, and not later.
+        "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
     }
 
 

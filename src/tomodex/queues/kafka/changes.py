@@ -27,8 +27,8 @@ from tomodex.queues.kafka.topics import LANES
 
 #: Whether a change of a task makes the work on it void: not if it only is known better.
 BUMP = """
-(old.status, old.lane, old.fingerprint, old.attempt, old.reason)
-    is not (new.status, new.lane, new.fingerprint, new.attempt, new.reason)
+(old.status, old.lane, old.fingerprint, old.attempt, old.reason, old.updated_ms)
+    is not (new.status, new.lane, new.fingerprint, new.attempt, new.reason, new.updated_ms)
 and not (old.status = 'completed' and new.status = 'completed')
 """
 

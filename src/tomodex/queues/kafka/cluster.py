@@ -40,7 +40,7 @@ REFUSED = {
     KafkaError._UNKNOWN_TOPIC: "topics are missing; `tomodex doctor --create` makes them",
     KafkaError._UNKNOWN_PARTITION: "topics are missing; `tomodex doctor --create` makes them",
     KafkaError.INVALID_REPLICATION_FACTOR: "there are fewer brokers than copies asked for",
-    KafkaError.INVALID_TRANSACTION_TIMEOUT: "the broker allows no transaction of 15 s",
+    KafkaError.INVALID_TRANSACTION_TIMEOUT: "the broker allows no transaction of 60 s",
     KafkaError.UNSUPPORTED_VERSION: "the broker is too old",
 }
 

@@ -2,6 +2,10 @@
 
 A thread of its own polls all along, with everything paused, so that a task may take as long as it
 takes. Kafka shares out the partitions anew whenever a worker comes or goes.
+
+All topics of tickets have the same number of partitions, and who has a partition of the first has
+it of all. Kafka's assignor counts partitions and not topics: of two workers it would give one the
+lanes, and the other the retries.
 """
 
 from __future__ import annotations
@@ -22,7 +26,6 @@ from confluent_kafka import (
 from tomodex.errors import Misconfigured, TomodexError, Unavailable
 from tomodex.queues.kafka.cluster import PATIENCE_S, Cluster
 from tomodex.queues.kafka.ledger import FOR_A_MOMENT
-from tomodex.queues.kafka.records import place_of, share_of
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +47,6 @@ class Crew:
         self._cluster = cluster
         self._let_go = let_go
         self._lose = lose
-        self._places = {name: place for place, name in enumerate(cluster.names.tickets)}
         self._lock = RLock()
         self._ours: frozenset[int] = frozenset()
         self._fresh: frozenset[int] = frozenset()
@@ -96,12 +98,12 @@ class Crew:
             self._wait_stable(fresh)
         return fresh
 
-    def _wait_stable(self, shares: frozenset[int]) -> None:
+    def _wait_stable(self, partitions: frozenset[int]) -> None:
         """Kafka does not answer before the last owner's transaction is committed or aborted."""
         names = self._cluster.names
         asked = ConsumerGroupTopicPartitions(
             names.workers,
-            [TopicPartition(names.tickets[place_of(s)[0]], place_of(s)[1]) for s in shares],
+            [TopicPartition(topic, number) for topic in names.tickets for number in partitions],
         )
         until = time.monotonic() + self._cluster.options.busy_s
         while True:
@@ -138,7 +140,7 @@ class Crew:
         consumer = self._consumer
         assert consumer is not None
         consumer.subscribe(
-            list(self._cluster.names.tickets),
+            [self._cluster.names.tickets[0]],
             on_assign=self._on_assign,
             on_revoke=self._on_revoke,
             on_lost=self._on_lost,
@@ -167,30 +169,31 @@ class Crew:
             consumer.incremental_assign(partitions)
             # Which task is next is asked of the view; nothing is to be fetched.
             consumer.pause(partitions)
-            self._fresh |= self._shares(partitions)
+            self._fresh |= _numbers(partitions)
             self._trouble = None
             self._metadata = consumer.consumer_group_metadata()
             self._joined.set()
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        shares = self._shares(partitions)
+        numbers = _numbers(partitions)
         with self._lock:
             # Nothing new is taken from these; what is in hand can still be settled.
-            self._ours -= shares
-            self._fresh -= shares
+            self._ours -= numbers
+            self._fresh -= numbers
             self._metadata = consumer.consumer_group_metadata()
         try:
-            self._let_go(shares)
+            self._let_go(numbers)
         finally:
             consumer.incremental_unassign(partitions)
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        shares = self._shares(partitions)
+        numbers = _numbers(partitions)
         with self._lock:
-            self._ours -= shares
-            self._fresh -= shares
-        self._lose(shares)
+            self._ours -= numbers
+            self._fresh -= numbers
+        self._lose(numbers)
         consumer.incremental_unassign(partitions)
 
-    def _shares(self, partitions: Collection[TopicPartition]) -> frozenset[int]:
-        return frozenset(share_of(self._places[p.topic], p.partition) for p in partitions)
+
+def _numbers(partitions: Collection[TopicPartition]) -> frozenset[int]:
+    return frozenset(one.partition for one in partitions)

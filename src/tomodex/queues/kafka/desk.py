@@ -28,6 +28,9 @@ _T = TypeVar("_T")
 #: The longest pause of one who was fenced, seconds.
 LONGEST_PAUSE_S = 2.0
 
+#: Of a transaction: some 100,000 tasks are put in one.
+TIMEOUT_MS = 60_000
+
 Act = Callable[[View, Changes], _T]
 
 
@@ -47,7 +50,7 @@ class Desk:
         self._press = press
         self._file = file
         self._lock = RLock()
-        self._outbox = Outbox(cluster, f"{cluster.names.prefix}.desk")
+        self._outbox = Outbox(cluster, f"{cluster.names.prefix}.desk", TIMEOUT_MS)
 
     def decide(self, act: Act[_T]) -> _T:
         """What `act` answers, which is tried out on the view and then told to the log.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
-import os
 import socket
 import time
-import uuid
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from threading import Condition
+from typing import IO
 
 from tomodex.annotation import AnnotatedSeries, to_json
 from tomodex.errors import TomodexError, Unavailable
+from tomodex.locks import open_lock
 from tomodex.queues import Outcome, Status, Task
 from tomodex.queues.kafka.cluster import Cluster
 from tomodex.queues.kafka.crew import Crew
@@ -37,6 +39,41 @@ PAUSE_S = 0.3
 NONE = -1
 
 
+#: Of a transaction, see `Outbox`.
+TIMEOUT_MS = 10_000
+
+#: Workers of a machine that write at once.
+MOST_SLOTS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A number that no other worker of this machine has.
+
+    Whoever comes after one that died has the same, and so ends the transaction that it left open.
+    """
+
+    number: int
+    lock: IO[bytes] | None  #: None: there are no others
+
+    def close(self) -> None:
+        if self.lock is not None:
+            self.lock.close()
+
+
+def take_slot(file: Path | None) -> Slot:
+    """The lowest number that is free; locks lie beside the view's file, and go with the process."""
+    for number in range(MOST_SLOTS if file else 0):
+        lock = open_lock(Path(f"{file}-worker-{number}.lock"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+        else:
+            return Slot(number, lock)
+    return Slot(0, None)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holding:
     """A task that we hold."""
@@ -55,6 +92,7 @@ class Hands:
         ledger: Ledger,
         press: Press,
         now_ms: Callable[[], int],
+        file: Path | None,
     ) -> None:
         self._cluster = cluster
         self._options = cluster.options
@@ -65,10 +103,20 @@ class Hands:
         self._held: dict[tuple[str, str], Holding] = {}
         self._change = Condition()  # its lock is held while anything is written
         self._crew = Crew(cluster, self._let_go, self._lose)
-        # No two workers have the same: what one begins must not end what another does.
-        name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self._outbox = Outbox(cluster, f"{cluster.names.prefix}.worker.{name}")
+        self._file = file
+        self._slot: Slot | None = None
+        self._opened: Outbox | None = None
         self._leases = 0
+
+    @property
+    def _outbox(self) -> Outbox:
+        """What we write with, from the first task on."""
+        if self._opened is None or self._slot is None:
+            self._slot = take_slot(self._file)
+            name = f"{socket.gethostname()}.{self._view.name()}.{self._slot.number}"
+            transactional_id = f"{self._cluster.names.prefix}.worker.{name}"
+            self._opened = Outbox(self._cluster, transactional_id, TIMEOUT_MS)
+        return self._opened
 
     # Taken
 
@@ -288,28 +336,29 @@ class Hands:
 
     # Taken away
 
-    def _let_go(self, shares: frozenset[int]) -> None:
+    def _let_go(self, partitions: frozenset[int]) -> None:
         """Another worker gets these partitions: wait for our tasks of them, then give them back."""
         until = time.monotonic() + self._options.patience_s
         with self._change:
-            while self._of(shares) and (left := until - time.monotonic()) > 0:
+            while self._of(partitions) and (left := until - time.monotonic()) > 0:
                 self._change.wait(left)
-            for holding in self._of(shares):
+            for holding in self._of(partitions):
                 self._held.pop((holding.row.series_uid, holding.row.configuration))
                 try:
                     self._return(holding)
                 except TomodexError as error:
                     log.warning("not given back", extra={"sentence": str(error)})
 
-    def _lose(self, shares: frozenset[int]) -> None:
+    def _lose(self, partitions: frozenset[int]) -> None:
         """They are another worker's already."""
         with self._change:
-            for holding in self._of(shares):
+            for holding in self._of(partitions):
                 self._held.pop((holding.row.series_uid, holding.row.configuration))
             self._change.notify_all()
 
-    def _of(self, shares: frozenset[int]) -> Sequence[Holding]:
-        return [one for one in self._held.values() if one.row.share in shares]
+    def _of(self, partitions: frozenset[int]) -> Sequence[Holding]:
+        held = self._held.values()
+        return [one for one in held if place_of(one.row.share)[1] in partitions]
 
     def close(self) -> None:
         """Leave the group; what is still held is given back."""
@@ -322,7 +371,9 @@ class Hands:
                 except TomodexError as error:
                     log.warning("not given back", extra={"sentence": str(error)})
         self._crew.close()
-        self._outbox.close()
+        if self._opened is not None and self._slot is not None:
+            self._opened.close()
+            self._slot.close()
 
 
 def _key(task: Task) -> tuple[str, str]:

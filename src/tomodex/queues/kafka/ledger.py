@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 #: Messages that are taken in at once.
 BATCH = 2_000
 
+#: How long one who only asks waits for transactions that are open.
+MOMENT_S = 3.0
+
 #: While a topic moves to another broker or was just made.
 FOR_A_MOMENT = {
     KafkaError.NOT_LEADER_FOR_PARTITION,
@@ -64,16 +67,29 @@ class Ledger:
 
         Waits for transactions that are open: who reads past one could miss what it says.
         """
+        if not self._read_up(self._cluster.options.busy_s):
+            raise Unavailable(
+                f"Kafka at {self._cluster.servers}: the log of the queue cannot be read to its "
+                "end; a transaction is open or the broker is slow"
+            )
+
+    def look(self) -> None:
+        """The same for one who only asks: a transaction that a dead worker left open holds up no
+        answer for longer than a moment. What we said ourselves is in it, if nothing is open."""
+        if not self._read_up(MOMENT_S):
+            log.warning("not read to its end", extra={"topic": self._topic})
+
+    def _read_up(self, seconds: float) -> bool:
         with self._lock:
-            until = time.monotonic() + self._cluster.options.busy_s
-            end = self._end_of_log(until)
+            until = time.monotonic() + seconds
+            end = self._end_of_log(time.monotonic() + self._cluster.options.busy_s)
             while self._view.next_offset() < end:
-                if time.monotonic() > until:
-                    raise Unavailable(
-                        f"Kafka at {self._cluster.servers}: the log of the queue cannot be read to "
-                        "its end; a transaction is open or the broker is slow"
-                    )
+                before = self._view.next_offset()
                 self._read_some()
+                stuck = self._view.next_offset() == before
+                if stuck and time.monotonic() > until:
+                    return False
+        return True
 
     def _end_of_log(self, until: float) -> int:
         while True:

@@ -70,6 +70,12 @@ def require_topics(cluster: Cluster) -> Mapping[str, Topic]:
             + (f" and {len(missing) - 1} more" if missing[1:] else "")
             + "; `tomodex doctor --create` makes them"
         )
+    lanes = {found[name].partitions for name in cluster.names.tickets}
+    if len(lanes) > 1:
+        raise Misconfigured(
+            f"the topics {cluster.names.prefix}.tasks.* of lanes and retries have "
+            f"{min(lanes)} to {max(lanes)} partitions; all need as many as the largest"
+        )
     for name in (cluster.names.results, cluster.names.states):
         if found[name].partitions != 1:
             raise Misconfigured(f"the topic {name} has {found[name].partitions} partitions, not 1")

@@ -12,10 +12,6 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer, Topic
 from tomodex.errors import Unavailable
 from tomodex.queues.kafka.cluster import PATIENCE_S, Cluster
 
-#: A transaction whose process died is ended by the broker after so long; until then nobody reads
-#: past it.
-TIMEOUT_MS = 15_000
-
 #: Somebody else goes by our transactional id now.
 FENCED = {
     KafkaError._FENCED,
@@ -57,19 +53,24 @@ class Letter:
 class Outbox:
     """One transactional id; one transaction at a time.
 
+    Args:
+        timeout_ms: after so long the broker ends the transaction of one that died; until then
+            nobody reads past it, unless another begins with the same id.
+
     Raises:
         Unavailable: the broker does not answer.
     """
 
-    def __init__(self, cluster: Cluster, transactional_id: str) -> None:
+    def __init__(self, cluster: Cluster, transactional_id: str, timeout_ms: int) -> None:
         self._cluster = cluster
         self._id = transactional_id
+        self._timeout_ms = timeout_ms
         self._producer: Producer | None = None
 
     def ready(self) -> Producer:
         """The producer; made anew, it ends what a former one of its id has begun."""
         if self._producer is None:
-            producer = self._cluster.producer(self._id, TIMEOUT_MS)
+            producer = self._cluster.producer(self._id, self._timeout_ms)
             try:
                 with self._cluster.named_errors():
                     producer.init_transactions(PATIENCE_S)

@@ -63,7 +63,7 @@ class KafkaQueue:
         partitions = [topics[name].partitions for name in self._names.tickets]
         press = Press(self._names, partitions, self._document)
         self._desk = Desk(self._cluster, self._view, self._ledger, press, file)
-        self._hands = Hands(self._cluster, self._view, self._ledger, press, self._now_ms)
+        self._hands = Hands(self._cluster, self._view, self._ledger, press, self._now_ms, file)
 
     @staticmethod
     def create(url: str) -> Sequence[str]:
@@ -82,8 +82,8 @@ class KafkaQueue:
         return self._feed.read([sequence])[sequence]
 
     def _seen(self) -> View:
-        """The view, with all that was said before."""
-        self._ledger.catch_up()
+        """The view, with all that was said before; or, where a worker died just now, nearly all."""
+        self._ledger.look()
         return self._view
 
     # Tasks come in

@@ -71,12 +71,13 @@ create table early (
 ) strict;
 create index early_series on early (series_uid);
 create table ticket (share integer primary key, next integer not null) strict;
-create table place (next integer not null) strict;
-insert into place values (0);
+-- Up to where the log was read, and what this view is called.
+create table place (next integer not null, name text not null) strict;
+insert into place values (0, lower(hex(randomblob(8))));
 """
 
 #: Which of the tasks a worker may have.
-ONLY = "and share in (select share from temp.mine)"
+ONLY = "and share & 65535 in (select partition from temp.mine)"
 MOST_URGENT = say.heads("asc", ONLY)
 LEAST_URGENT = say.heads("desc", ONLY)
 
@@ -179,7 +180,7 @@ class View(SqliteQueue):
         place = f"//{quote(str(file))}" if file else ""
         super().__init__(f"sqlite:{place}?{query}", now=now)
         self._trying = False
-        self._shares: frozenset[int] | None = None
+        self._mine: frozenset[int] | None = None
         with self._lock, named_errors(self._file), transaction(self._db):
             self._db.pragma("secure_delete", "on")
             if not self._db.execute("select 1 from sqlite_schema where name = 'place'").get:
@@ -191,6 +192,11 @@ class View(SqliteQueue):
         """Up to where the log was read."""
         ((offset,),) = self._read("select next from place", ())
         return int(offset)
+
+    def name(self) -> str:
+        """What no other view is called."""
+        ((name,),) = self._read("select name from place", ())
+        return str(name)
 
     def apply(self, messages: Iterable[tuple[int, bytes | None, bytes | None]], end: int) -> int:
         """Take in messages as (offset, key, value), and remember that all before `end` was read.
@@ -393,7 +399,7 @@ class View(SqliteQueue):
 
     def next_task(
         self,
-        shares: frozenset[int],
+        partitions: frozenset[int],
         held: Collection[int],
         avoiding: Collection[str],
         least_urgent: bool,
@@ -402,20 +408,21 @@ class View(SqliteQueue):
         now = self._now_ms()
         facts: dict[str, Any] = {"now": now, "avoiding": json.dumps(list(avoiding))}
         with self._lock, named_errors(self._file):
-            self._remember(shares)
+            self._remember(partitions)
             left = self._db.execute(LEFT, {**facts, "held": json.dumps(list(held))}).get
             if left is None:
                 self._wake(now)
                 left = self._db.execute(LEAST_URGENT if least_urgent else MOST_URGENT, facts).get
             return None if left is None else self._found("id = ?", (left,))
 
-    def _remember(self, shares: frozenset[int]) -> None:
-        if shares != self._shares:
-            self._db.execute("create table if not exists temp.mine (share integer primary key)")
+    def _remember(self, partitions: frozenset[int]) -> None:
+        if partitions != self._mine:
+            sql = "create table if not exists temp.mine (partition integer primary key)"
+            self._db.execute(sql)
             self._db.execute("delete from temp.mine")
-            rows = [(share,) for share in shares]
+            rows = [(partition,) for partition in partitions]
             self._db.executemany("insert into temp.mine values (?)", rows)
-            self._shares = shares
+            self._mine = partitions
 
     def _wake(self, now: int) -> None:
         """Have those found whose wait is over; every view comes to that by itself."""
