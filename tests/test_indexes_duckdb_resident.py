@@ -6,18 +6,45 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tests.contracts.index import IndexContract, archive, asked, counts, newest_first, tally
+from tests.contracts.index import (
+    BODY,
+    IndexContract,
+    archive,
+    asked,
+    counts,
+    matches,
+    newest_first,
+    tally,
+)
 from tomodex.annotation import AnnotatedSeries
 from tomodex.errors import Misconfigured
 from tomodex.indexes.duckdb import DuckDBIndex
 from tomodex.indexes.duckdb.resident import image as images
 from tomodex.indexes.duckdb.resident.image import Image
 from tomodex.indexes.duckdb.resident.matching import AskTheFile
-from tomodex.search import FIELDS
+from tomodex.search import (
+    FIELDS,
+    SEARCHABLE,
+    Above,
+    And,
+    Below,
+    Between,
+    Has,
+    Interval,
+    Not,
+    Or,
+    Query,
+    Shows,
+    Term,
+)
 from tomodex.settings import load_settings
 from tomodex.wiring import cohorts_of, lasting_cohorts_of
 
@@ -120,6 +147,97 @@ def index(written: Path) -> Iterator[InMemory]:
     index = InMemory(f"duckdb://{written}")
     yield index
     index.close()
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[InMemory, DuckDBIndex]]:
+    """The archive in memory, in both blocks and with some of it gone, and the file."""
+    url = f"duckdb://{tmp_path_factory.mktemp('both')}/index.duckdb"
+    file = DuckDBIndex(url)
+    file.write(archive()[:220])
+    memory = InMemory(url)
+    assert len(memory._image().base.block) == 220
+    file.erase([one.series.series_uid for one in archive()[:40]])
+    file.write([replace(one, annotations=()) for one in archive()[100:130]])
+    file.write([*archive()[:20], *archive()[100:130], *archive()[220:]])
+    file.write(archive()[20:40])
+    yield memory, file
+    memory.close()
+    file.close()
+
+
+NAMES = st.sampled_from([*BODY, "thyroid_gland"])
+ENDS = st.none() | st.integers(0, 40).map(lambda number: number * 10.0)
+
+
+def intervals(ends: st.SearchStrategy[Any]) -> st.SearchStrategy[Interval]:
+    return st.builds(Interval, low=ends, high=ends, low_open=st.booleans(), high_open=st.booleans())
+
+
+SHOWS = st.builds(
+    Shows,
+    structures=st.lists(NAMES, min_size=1, max_size=4, unique=True).map(sorted).map(tuple),
+    match=st.sampled_from(["any", "all"]),
+    completeness=st.sampled_from(["any", "complete", "cut"]),
+    volume_ml=st.none() | intervals(ENDS),
+    mean_hu=st.none() | intervals(ENDS),
+)
+TEXTS = [k for k in FIELDS if SEARCHABLE.get(k) == "text"]
+PATTERNS = st.sampled_from(
+    ["*", "F", "m", "siemens", "*S", "MÜLLER*", "*E M*", "B_0*", "100%", "axial", "yes", ""]
+)
+DAYS = st.none() | st.dates(date(2015, 1, 1), date(2025, 1, 1)).map(date.isoformat)
+UIDS = st.sampled_from(["*", "1.3.7", "1.3.1*", "*.3.2", "*7", archive()[3].series.series_uid])
+HAS = st.one_of(
+    st.builds(Has, keyword=st.sampled_from(TEXTS), values=st.lists(PATTERNS).map(tuple)),
+    st.builds(
+        Has,
+        keyword=st.sampled_from([k for k, kind in SEARCHABLE.items() if kind == "number"]),
+        interval=intervals(ENDS),
+    ),
+    st.builds(Has, keyword=st.sampled_from(["KVP", "StudyDate"]), values=st.just(("*",))),
+    st.builds(Has, keyword=st.just("StudyDate"), interval=intervals(DAYS)),
+    st.builds(
+        Has,
+        keyword=st.sampled_from(["SeriesInstanceUID", "StudyInstanceUID"]),
+        values=st.lists(UIDS, min_size=1, max_size=3).map(tuple),
+    ),
+)
+#: A landmark of several structures is any one of them.
+LANDMARKS = SHOWS.map(lambda shows: replace(shows, match="any"))
+PLACED = st.one_of(
+    st.builds(Between, subject=SHOWS, one=LANDMARKS, other=LANDMARKS),
+    st.builds(Above, subject=SHOWS, landmark=LANDMARKS),
+    st.builds(Below, subject=SHOWS, landmark=LANDMARKS),
+)
+TERMS: st.SearchStrategy[Any] = st.recursive(
+    SHOWS | HAS | PLACED,
+    lambda terms: st.one_of(
+        st.lists(terms, min_size=1, max_size=3).map(lambda some: And(terms=tuple(some))),
+        st.lists(terms, min_size=1, max_size=3).map(lambda some: Or(terms=tuple(some))),
+        terms.map(lambda term: Not(term=term)),
+    ),
+    max_leaves=5,
+)
+
+
+@given(term=TERMS, limit=st.integers(0, 60), offset=st.integers(0, 60))
+@settings(max_examples=60, deadline=None)
+def test_memory_file_and_a_plain_reading_answer_alike(
+    both: tuple[InMemory, DuckDBIndex], term: Term, limit: int, offset: int
+) -> None:
+    memory, file = both
+    query = Query(text="", term=term)
+    matching = [one for one in archive() if matches(term, one)]
+    page = memory.search(query, limit, offset)
+    assert tally(page) == counts(matching)
+    assert [h.series_uid for h in page.hits] == newest_first(matching)[offset : offset + limit]
+    assert page == file.search(query, limit, offset)
+    assert memory.crowd(query) == file.crowd(query)
+    fields = ("structure", "cut", "StudyYear", "AgeDecade", "SliceThicknessClass", "Manufacturer")
+    assert memory.facets(query, fields) == file.facets(query, fields)
+    assert memory.cells(query, fields) == file.cells(query, fields)
+    assert memory.crowds(query, fields) == file.crowds(query, fields)
 
 
 def another(command: str, *arguments: object) -> subprocess.Popen[str]:
@@ -246,8 +364,8 @@ def test_nothing_is_kept_in_memory_where_it_is_not_wanted(written: Path) -> None
 
 
 def test_a_server_keeps_the_index_in_memory_and_a_command_does_not(tmp_path: Path) -> None:
-    settings = load_settings(data=tmp_path)
-    lasting, once = lasting_cohorts_of(settings)._index, cohorts_of(settings)._index
+    made = load_settings(data=tmp_path)
+    lasting, once = lasting_cohorts_of(made)._index, cohorts_of(made)._index
     assert isinstance(lasting, DuckDBIndex)
     assert isinstance(once, DuckDBIndex)
     assert (lasting._keeper is None, once._keeper is None) == (False, True)

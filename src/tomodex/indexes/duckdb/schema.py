@@ -205,8 +205,9 @@ def insert(db: duckdb.DuckDBPyConnection, batch: Sequence[AnnotatedSeries]) -> i
         "patient": _numbered(db, "patient", [a.series.patient for a in batch]),
     }
     uids = [annotated.series.series_uid for annotated in batch]
-    numbers = _series_numbers(db, uids)
-    delete(db, uids)
+    known = _known_numbers(db, uids)
+    numbers = _series_numbers(db, uids, known)
+    _delete(db, list(known.values()))
     generation = np.full(len(numbers), _next_generation(db), np.uint32)
     new = number_words(db, {**columns, "number": numbers, "generation": generation})
     insert_columns(db, INSERT_SERIES, "new_series", new)
@@ -218,8 +219,9 @@ def insert(db: duckdb.DuckDBPyConnection, batch: Sequence[AnnotatedSeries]) -> i
 
 def erase(db: duckdb.DuckDBPyConnection, series_uids: Sequence[str]) -> None:
     """Forget these series, if they are there, and have others know of it."""
-    numbers = delete(db, series_uids)
+    numbers = list(_known_numbers(db, series_uids).values())
     if numbers:
+        _delete(db, numbers)
         db.execute(
             "insert into gone select unnest(?), ?::uinteger", [numbers, _next_generation(db)]
         )
@@ -233,9 +235,8 @@ def _next_generation(db: duckdb.DuckDBPyConnection) -> int:
     return int(generation)
 
 
-def delete(db: duckdb.DuckDBPyConnection, series_uids: Sequence[str]) -> list[int]:
-    """Take out the rows of these series, if they are there; return their numbers."""
-    numbers = list(_known_numbers(db, series_uids).values())
+def _delete(db: duckdb.DuckDBPyConnection, numbers: Sequence[int]) -> None:
+    """Take out the rows of the series with these numbers."""
     if numbers:
         db.execute("delete from annotation where series in (select unnest(?))", [numbers])
         words = db.execute(
@@ -244,7 +245,6 @@ def delete(db: duckdb.DuckDBPyConnection, series_uids: Sequence[str]) -> list[in
             [numbers],
         )
         _forget_words(db, {word for (some,) in words.fetchall() for word in some if word})
-    return numbers
 
 
 def _words(
@@ -279,13 +279,12 @@ def _forget_words(db: duckdb.DuckDBPyConnection, words: set[int]) -> None:
 
 
 def _series_numbers(
-    db: duckdb.DuckDBPyConnection, series_uids: Sequence[str]
+    db: duckdb.DuckDBPyConnection, series_uids: Sequence[str], known: Mapping[str, int]
 ) -> npt.NDArray[np.uint32]:
-    """The number of each series: the one it has in the index, or the next.
+    """The number of each series: the one by which it is known, or the next.
 
     So numbers stay dense, which searches for places count on, however often all are indexed again.
     """
-    known = _known_numbers(db, series_uids)
     ((following,),) = db.execute("select coalesce(max(number) + 1, 0) from series").fetchall()
     new = (uid for uid in series_uids if uid not in known)
     numbers = {**known, **dict(zip(new, count(int(following)), strict=False))}
