@@ -6,7 +6,7 @@ written into the audit log.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
@@ -18,22 +18,14 @@ from tomodex.annotation import AnnotatedSeries
 from tomodex.auditlog import Audit, NoAudit
 from tomodex.chips import NAMES, UNITS, Chip, chips_of
 from tomodex.completion import Completion, complete
-from tomodex.disclosure import (
-    ADDING_UP,
-    COARSE,
-    COUNTED,
-    Disclosure,
-    require_coarse,
-    require_counted,
-    two_digits,
-)
+from tomodex.disclosure import COARSE, COUNTED, Disclosure
 from tomodex.errors import BadQuery, Forbidden, NotThere
 from tomodex.indexes import Index
 from tomodex.instance import Kind
 from tomodex.queues import Audited, Queue, TaskState
 from tomodex.search import ASKABLE, FIELDS, SEARCHABLE, Hit, Query, Sample, Seen, Totals, parse
-from tomodex.search.crowd import Crowd
 from tomodex.search.language import MAX_CHARACTERS
+from tomodex.telling import Teller
 from tomodex.terminology import Terminology
 
 #: Most series that one page may have.
@@ -53,12 +45,6 @@ VALUES_S = 30.0
 
 #: Most fields whose values are counted at once.
 MOST_FIELDS = 20
-
-#: So old may the crowds of the whole index be.
-CROWDS_S = 60.0
-
-#: So old may the values be that a field is known to have.
-KNOWN_S = 3600.0
 
 NO_AUDIT = NoAudit()
 
@@ -155,11 +141,9 @@ class Cohorts:
         self._index = index
         self._terminology = terminology
         self._queue = queue
-        self._disclosure = disclosure
+        self._teller = Teller(index, disclosure) if disclosure else None
         self._audit = audit
         self._counted: tuple[float, Totals | None] = (0.0, None)
-        self._of_all: dict[str, tuple[float, Mapping[str, Crowd]]] = {}
-        self._told_values: dict[str, tuple[float, tuple[str, ...]]] = {}
         self._listed: dict[str, tuple[float, tuple[Cell, ...]]] = {}
 
     @property
@@ -208,7 +192,8 @@ class Cohorts:
     def totals(self, asker: Asker) -> Totals:
         """How much is in the index."""
         asker.require("count")
-        return self._totals() if asker.may("rows") else self._told_totals(asker)
+        totals = self._totals()
+        return totals if asker.may("rows") else self._told().totals(asker, totals)
 
     def facets(
         self, asker: Asker, text: str, fields: Sequence[str]
@@ -310,14 +295,14 @@ class Cohorts:
     def _counts(self, asker: Asker, text: str) -> Counts:
         if asker.may("rows"):
             return self._search(text, 0, 0).counts
-        disclosure, query = self._guarded(), self._coarse(text)
-        told = disclosure.tell(asker, query.term, self._index.crowd(query))
+        teller = self._told()
+        told = teller.tell(asker, self.parse(text))
         return Counts(
             patients=told.patients,
             studies=told.studies,
             series=told.series,
             size_bytes=told.size_bytes,
-            fewer_than=disclosure.fewest if told.patients is None else 0,
+            fewer_than=teller.fewest if told.patients is None else 0,
             rounded=told.patients is not None,
         )
 
@@ -327,7 +312,7 @@ class Cohorts:
         if asker.may("rows"):
             counted = self._index.facets(self.parse(text), fields)
         else:
-            counted = self._told_facets(asker, text, fields)
+            counted = self._told().facets(asker, self.parse(text), fields)
         return {
             field: tuple(Cell(value=value, count=count) for value, count in values.items())
             for field, values in counted.items()
@@ -359,60 +344,10 @@ class Cohorts:
                 complete=whole.get(named.name, absent),
             )
 
-    def _told_facets(
-        self, asker: Asker, text: str, fields: Sequence[str]
-    ) -> Mapping[str, Mapping[str, int]]:
-        require_counted(fields)
-        disclosure, query = self._guarded(), self._coarse(text)
-        known = {f: self._known(asker, f) for f in fields if query.term and f in ADDING_UP}
-        cells = disclosure.tell_cells(asker, query.term, self._crowds(query, fields), known)
-        return {
-            field: {value: told.series or 0 for value, told in values.items()}
-            for field, values in cells.items()
-        }
-
-    def _known(self, asker: Asker, field: str) -> Collection[str]:
-        """The values of a field that anybody may know to be in the index."""
-        told_s, values = self._told_values.get(field, (0.0, ()))
-        if field not in self._told_values or monotonic() - told_s > KNOWN_S:
-            of_all = self._crowds(self.parse(""), (field,))
-            values = tuple(self._guarded().tell_cells(asker, None, of_all)[field])
-            self._told_values[field] = (monotonic(), values)
-        return values
-
-    def _crowds(self, query: Query, fields: Sequence[str]) -> Mapping[str, Mapping[str, Crowd]]:
-        """Those of the whole index as of a minute ago: each letter that is typed asks for some."""
-        if query.term is not None:
-            return self._index.crowds(query, fields)
-        now = monotonic()
-        old = [f for f in fields if f not in self._of_all or now - self._of_all[f][0] > CROWDS_S]
-        counted = self._index.crowds(query, old) if old else {}
-        self._of_all.update((field, (now, crowds)) for field, crowds in counted.items())
-        return {field: self._of_all[field][1] for field in fields}
-
-    def _told_totals(self, asker: Asker) -> Totals:
-        """Near the right ones, all in the same proportion; not when the newest study was."""
-        totals, crowd = self._totals(), self._index.crowd(self.parse(""))
-        told = self._guarded().tell(asker, None, crowd)
-        part = (told.series or 0) / max(1, totals.series)
-        return Totals(
-            series=told.series or 0,
-            studies=told.studies or 0,
-            patients=told.patients or 0,
-            segmented=two_digits(totals.segmented * part),
-            waiting=two_digits(totals.waiting * part),
-            newest=None,
-        )
-
-    def _guarded(self) -> Disclosure:
-        if self._disclosure is None:
+    def _told(self) -> Teller:
+        if self._teller is None:
             raise Forbidden("numbers without series are told of by a server alone")
-        return self._disclosure
-
-    def _coarse(self, text: str) -> Query:
-        query = self.parse(text)
-        require_coarse(query.term)
-        return query
+        return self._teller
 
     def _search(self, text: str, limit: int, offset: int) -> Found:
         begin = perf_counter()
