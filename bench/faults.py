@@ -26,8 +26,9 @@ def main() -> None:
     parser.add_argument("--past", type=int, default=2000, help="series of the back-fill")
     parser.add_argument("--today", type=int, default=300, help="series of the daily lane")
     parser.add_argument("--tasks-per-kill", type=int, default=75)
+    parser.add_argument("--queue", choices=("kafka", "sqlite"), default="kafka")
     given = parser.parse_args()
-    with TemporaryDirectory() as folder, site(Path(folder)) as (place, servers):
+    with TemporaryDirectory() as folder, site(Path(folder), given.queue) as (place, servers):
         outcome = brave(
             place,
             servers,

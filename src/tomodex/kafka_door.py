@@ -18,7 +18,8 @@ from tomodex.options import Options, Secret, without_query
 
 log = logging.getLogger(__name__)
 
-#: What no waiting mends, and what a person can do about it.
+#: What no waiting mends, and what a person can do about it. Not that a topic is unknown: a broker
+#: says so while it starts.
 REFUSED = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "this user may not use the topic; see its ACLs",
     KafkaError.GROUP_AUTHORIZATION_FAILED: "this user may not use the group; see its ACLs",
@@ -27,8 +28,6 @@ REFUSED = {
     KafkaError.UNSUPPORTED_SASL_MECHANISM: "the brokers do not know this `mechanism`",
     KafkaError._AUTHENTICATION: "user or password are wrong",
     KafkaError._SSL: "TLS is not agreed upon; see `protocol` and the certificates",
-    KafkaError.UNKNOWN_TOPIC_OR_PART: "there is no such topic",
-    KafkaError._UNKNOWN_TOPIC: "there is no such topic",
     KafkaError.UNSUPPORTED_VERSION: "the brokers are too old",
 }
 

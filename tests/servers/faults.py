@@ -72,7 +72,7 @@ class Site:
 
     def opened(self, machine: int) -> Queue:
         """The queue, as it is opened on one of the machines."""
-        return open_queue(self.queue)
+        return open_queue(self.queue, self.machines[machine])
 
     @property
     def sinks(self) -> Mapping[str, Callable[[], Sink]]:
@@ -247,7 +247,7 @@ class Storm:
     def _revive(self) -> None:
         for place, process in enumerate(self._running):
             if process.exitcode is not None:
-                assert process.exitcode == -signal.SIGKILL, "a process ended by itself"
+                assert process.exitcode == -signal.SIGKILL, f"{place} ended by itself"
                 self._running[place] = start(self._roles[place])
 
 

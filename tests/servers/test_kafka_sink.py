@@ -116,7 +116,7 @@ def test_a_result_that_is_too_large_is_set_aside_and_taken_once_it_may_be(broker
 def test_a_topic_that_is_not_there_is_not_made_but_said(broker: str) -> None:
     name = f"nowhere-{uuid4().hex[:8]}"
     with closing(open_sink(f"kafka://{broker}/{name}")) as sink:
-        with pytest.raises(Misconfigured, match=f"there is no such topic: {name}"):
+        with pytest.raises(Misconfigured, match=f"has no topic {name}"):
             sink.write([annotated(ct("1.2.3"))])
         (probe,) = sink.probe()
     assert (probe.verdict, name in probe.sentence) == ("wrong", True)

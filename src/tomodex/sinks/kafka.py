@@ -208,6 +208,10 @@ class KafkaSink:
         try:
             return {what: answer.result(LOOK_S) for what, answer in ask(admin).items()}
         except KafkaException as error:
+            if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise Misconfigured(
+                    f"Kafka at {self._servers} has no topic {self._topic}; make it, compacted"
+                ) from error
             admin.poll(0)
             raise self._named(error.args[0]) from error
         except TimeoutError as silent:
@@ -215,13 +219,8 @@ class KafkaSink:
             raise self._named(KafkaError(KafkaError._TIMED_OUT)) from silent
 
     def _named(self, error: KafkaError) -> TomodexError:
-        found = named(self._servers, error, self._complaint)
-        return Misconfigured(f"{found}: {self._topic}") if _is_missing(error) else found
+        return named(self._servers, error, self._complaint)
 
     def _remember(self, error: KafkaError) -> None:
         """What goes wrong beside our calls, which then only say that they took too long."""
         self._complaint = error
-
-
-def _is_missing(error: KafkaError) -> bool:
-    return error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)

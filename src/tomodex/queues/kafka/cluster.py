@@ -25,7 +25,8 @@ library.addFilter(lambda line: not re.search("fenced|old epoch", line.getMessage
 #: How long one request may take.
 PATIENCE_S = 30.0
 
-#: What no waiting mends, and what a person can do about it.
+#: What no waiting mends, and what a person can do about it. Not that a topic is unknown: a broker
+#: says so while it starts, and that they are all there was seen when the queue was opened.
 REFUSED = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "this user may not use the topics; see the ACLs",
     KafkaError.GROUP_AUTHORIZATION_FAILED: "this user may not use the groups; see the ACLs",
@@ -36,9 +37,6 @@ REFUSED = {
     KafkaError.UNSUPPORTED_SASL_MECHANISM: "the broker does not know this mechanism of SASL",
     KafkaError._AUTHENTICATION: "user or password are wrong",
     KafkaError._SSL: "TLS is not agreed upon; see the certificates",
-    KafkaError.UNKNOWN_TOPIC_OR_PART: "topics are missing; `tomodex doctor --create` makes them",
-    KafkaError._UNKNOWN_TOPIC: "topics are missing; `tomodex doctor --create` makes them",
-    KafkaError._UNKNOWN_PARTITION: "topics are missing; `tomodex doctor --create` makes them",
     KafkaError.INVALID_REPLICATION_FACTOR: "there are fewer brokers than copies asked for",
     KafkaError.INVALID_TRANSACTION_TIMEOUT: "the broker allows no transaction of 60 s",
     KafkaError.UNSUPPORTED_VERSION: "the broker is too old",
