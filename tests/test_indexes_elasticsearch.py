@@ -20,7 +20,7 @@ from tests.annotated import LIVER, ONE, SPLEEN
 from tomodex.annotation import AnnotatedSeries
 from tomodex.errors import BadQuery, Misconfigured, Unavailable, Unsuitable
 from tomodex.indexes import open_index
-from tomodex.indexes.elasticsearch import ElasticsearchIndex, writing
+from tomodex.indexes.elasticsearch import ElasticsearchIndex, documents, writing
 from tomodex.indexes.elasticsearch.conditions import clause_of
 from tomodex.indexes.elasticsearch.counting import buckets
 from tomodex.indexes.elasticsearch.documents import (
@@ -471,3 +471,47 @@ def test_a_server_that_nobody_vouches_for_is_not_told_anything(secured: Secured,
         index.search(ALL)
     assert not secured.server.log
     index.close()
+
+
+def fields_of(mappings: Any, before: str = "") -> set[str]:
+    """Names of all fields of a mapping."""
+    found = set()
+    for name, field in mappings["properties"].items():
+        whole = f"{before}{name}"
+        found |= fields_of(field, f"{whole}.") if "properties" in field else {whole}
+        found |= {f"{whole}.{sub}" for sub in field.get("fields", {})}
+    return found
+
+
+def mentioned(value: object) -> set[str]:
+    """Every field that a saved object names."""
+    match value:
+        case {"field": str(field)}:
+            return {field}
+        case dict():
+            return {field for part in value.values() for field in mentioned(part)}
+        case list():
+            return {field for part in value for field in mentioned(part)}
+    return set()
+
+
+def test_dashboards_name_fields_and_objects_that_there_are():
+    lines = Path("deploy/dashboards/tomodex.ndjson").read_text().splitlines()
+    saved = {(one["type"], one["id"]): one for one in map(json.loads, lines)}
+    fields = fields_of(documents.MAPPINGS)
+    pattern = saved["index-pattern", "tomodex"]["attributes"]
+    assert pattern["timeFieldName"] in fields
+    assert json.loads(pattern["fieldAttrs"]).keys() <= fields
+    for one in saved.values():
+        assert all((ref["type"], ref["id"]) in saved for ref in one["references"])
+        asked_for = mentioned(json.loads(one["attributes"].get("visState", "{}")))
+        assert {*asked_for, *one["attributes"].get("columns", [])} <= fields
+        panels = json.loads(one["attributes"].get("panelsJSON", "[]"))
+        names = {ref["name"] for ref in one["references"]}
+        assert {panel["panelRefName"] for panel in panels} <= names
+
+
+def test_the_page_about_the_server_explains_every_field():
+    text = Path("docs/how-to/search-on-a-server.md").read_text()
+    top = {name for name in documents.MAPPINGS["properties"] if name not in ("a", "m")}
+    assert all(f"`{name}`" in text for name in top)

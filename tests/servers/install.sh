@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what tests/servers starts: Orthanc, DCMTK and Chromium from Debian's packages; Versity's S3
-# gateway, built by Go; HAPI, OpenSearch and Kafka, put together by Maven; axe by npm. With Debian's
-# packages there and all else to fetch, 13 minutes (4 of CPU) on two cores that others used as well.
+# gateway, built by Go; HAPI, OpenSearch, Elasticsearch and Kafka, put together by Maven; axe by npm.
+# With Debian's packages there and all else to fetch, 13 minutes (4 of CPU) on two cores that others used as well.
 # Needs root, or sudo, Go and npm. What is there already is left as it is; what cannot be installed
 # is an error.
 set -eu
@@ -33,6 +33,7 @@ fi
 sh "$here/java/install.sh"
 
 sh "$here/opensearch/install.sh"
+sh "$here/elasticsearch/install.sh"
 
 kafka=$servers/kafka-4.1.0 # as in tests/servers/kafka.py
 if [ ! -f "$kafka/complete" ]; then

@@ -1,14 +1,18 @@
-"""OpenSearch with one node, from its modules on Maven Central, put together by install.sh."""
+"""OpenSearch and Elasticsearch with one node, from their modules on Maven Central, as install.sh
+puts them together.
+
+Of Elasticsearch its script language is not there: `elasticsearch/StandIn.java` has our scripts.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
 
 import pytest
 import requests
@@ -17,8 +21,9 @@ from tests.servers.ports import free_port
 
 SERVERS = Path(os.environ.get("TOMODEX_SERVERS") or Path.home() / ".cache/tomodex-servers")
 
-#: As in install.sh.
+#: As in opensearch/install.sh and elasticsearch/install.sh.
 OLDER, NEWER = "2.19.1", "3.8.0"
+ELASTICSEARCH = "9.5.3"
 
 #: On a busy machine with two cores it takes a minute to start.
 START_S = 240
@@ -35,29 +40,43 @@ _SETTINGS = {
 def running_opensearch(
     folder: Path,
     version: str = OLDER,
-    settings: Mapping[str, str] = MappingProxyType({}),
     port: int | None = None,
 ) -> Iterator[str]:
-    """URL of a server that keeps its data in `folder`."""
-    (folder / "config").mkdir(parents=True, exist_ok=True)
-    jars, port = SERVERS / f"opensearch-{version}", port or free_port()
-    given = {
-        **_SETTINGS,
-        "path.home": str(folder),
-        "http.port": str(port),
-        "transport.port": str(free_port()),
-        **settings,
-    }
+    """URL of a server that keeps its data in `folder`; on a port of its own if not given."""
+    jars = SERVERS / f"opensearch-{version}"
     command = [java_for(version), "-Xmx1g", "-cp", f"{jars}:{jars}/*", "SearchNode"]
+    with _running(command, folder, port, f"path.home={folder}") as place:
+        yield f"opensearch+http://{place}"
+
+
+@contextmanager
+def running_elasticsearch(folder: Path) -> Iterator[str]:
+    """URL of an Elasticsearch, as far as Maven Central has it, that keeps its data in `folder`."""
+    home = SERVERS / f"elasticsearch-{ELASTICSEARCH}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "modules").exists():
+        shutil.copytree(home / "modules", folder / "modules")
+    path = ["--module-path", str(home / "lib"), "--add-modules", "ALL-MODULE-PATH"]
+    classes = ["-cp", str(home / "classes"), "ElasticNode", str(folder)]
+    with _running([java_for(NEWER), "-Xmx1g", *path, *classes], folder) as place:
+        yield f"elasticsearch+http://{place}"
+
+
+@contextmanager
+def _running(
+    command: Sequence[str], folder: Path, port: int | None = None, *more: str
+) -> Iterator[str]:
+    """Host and port of a server; it dies without a word."""
+    (folder / "config").mkdir(parents=True, exist_ok=True)
+    port = port or free_port()
+    place = f"127.0.0.1:{port}"
+    ports = (f"http.port={port}", f"transport.port={free_port()}")
+    given = [*(f"{name}={value}" for name, value in _SETTINGS.items()), *ports, *more]
     with (folder / "log").open("ab") as log:
-        process = subprocess.Popen(
-            [*command, *(f"{name}={value}" for name, value in given.items())],
-            stdout=log,
-            stderr=log,
-        )
+        process = subprocess.Popen([*command, *given], stdout=log, stderr=log)
         try:
-            _wait(f"http://127.0.0.1:{port}", process, jars)
-            yield f"opensearch+http://127.0.0.1:{port}"
+            _wait(f"http://{place}", process, folder)
+            yield place
         finally:
             process.kill()
             process.wait()
@@ -68,7 +87,7 @@ def java_for(version: str) -> str:
     return "java" if version == OLDER else (SERVERS / "java-21").read_text().strip()
 
 
-def _wait(url: str, process: subprocess.Popen[bytes], jars: Path) -> None:
+def _wait(url: str, process: subprocess.Popen[bytes], folder: Path) -> None:
     deadline = time.monotonic() + START_S
     while process.poll() is None and time.monotonic() < deadline:
         try:
@@ -76,7 +95,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], jars: Path) -> None:
             return
         except requests.ConnectionError:
             time.sleep(0.3)
-    raise AssertionError(f"OpenSearch did not start: {jars}")
+    raise AssertionError(f"the server did not start: {(folder / 'log').read_text()[-2000:]}")
 
 
 @pytest.fixture(scope="session")
@@ -90,4 +109,11 @@ def search_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def newer_search_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a server of the newer version that all tests share."""
     with running_opensearch(tmp_path_factory.mktemp("opensearch3"), NEWER) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def elasticsearch_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of an Elasticsearch that all tests share."""
+    with running_elasticsearch(tmp_path_factory.mktemp("elasticsearch")) as url:
         yield url

@@ -50,14 +50,21 @@ class OnServer(IndexContract):
         assert found == {text: filled.search(asked(text), limit=1000) for text in PLACED}
 
 
-class TestElasticsearchIndex(OnServer):
-    """OpenSearch 2."""
+class TestElasticsearch(OnServer):
+    """Elasticsearch 9."""
 
     @pytest.fixture
-    def index(self, search_server: str) -> Iterator[ElasticsearchIndex]:
-        index = ElasticsearchIndex(f"{search_server}/tomodex-{uuid4().hex}?refresh=true")
+    def index(self, elasticsearch_server: str) -> Iterator[ElasticsearchIndex]:
+        url = f"{elasticsearch_server}/tomodex-{uuid4().hex}?refresh=true"
+        index = ElasticsearchIndex(url)
         yield index
         index.close()
+
+    def test_doctor_learns_which_server_it_is(self, filled: ElasticsearchIndex) -> None:
+        said = {probe.subject: probe for probe in filled.probe()}
+        assert {probe.verdict for probe in said.values()} == {"ok"}
+        assert said["search server"].sentence.startswith("elasticsearch 9.")
+        assert f"{len(archive())} series" in said["index"].sentence
 
     def test_hits_behind_the_first_window_are_the_same(
         self, filled: ElasticsearchIndex, monkeypatch: pytest.MonkeyPatch
@@ -67,11 +74,42 @@ class TestElasticsearchIndex(OnServer):
         monkeypatch.setattr(adapter, "BATCH", 7)
         assert filled.search(asked(""), limit=20, offset=45).hits == near
 
-    def test_doctor_learns_which_server_it_is(self, filled: ElasticsearchIndex) -> None:
-        said = {probe.subject: probe for probe in filled.probe()}
-        assert {probe.verdict for probe in said.values()} == {"ok"}
-        assert said["search server"].sentence.startswith("opensearch 2.")
-        assert f"{len(archive())} series" in said["index"].sentence
+    def test_the_later_entry_of_the_feed_stays(self, index: ElasticsearchIndex) -> None:
+        old = archive()[0]
+        index.write_entries({5: old})
+        index.erase_entries({7: old.series.series_uid})
+        index.write_entries({6: old})
+        assert index.totals().series == 0
+        index.write_entries({8: old})
+        assert index.totals().series == 1
+
+    def test_an_index_is_made_anew_beside_the_old(self, filled: ElasticsearchIndex) -> None:
+        filled.renew()
+        filled.write(archive()[:10])
+        assert filled.totals().series == len(archive())
+        filled.complete()
+        assert filled.totals().series == 10
+
+
+class TestOlderIndex:
+    """OpenSearch 2, of which each kind of question is tried once."""
+
+    @pytest.fixture
+    def index(self, search_server: str) -> Iterator[ElasticsearchIndex]:
+        index = ElasticsearchIndex(f"{search_server}/tomodex-{uuid4().hex}?refresh=true")
+        yield index
+        index.close()
+
+    filled = IndexContract.filled
+    test_searches = IndexContract.test_every_search_finds_what_a_plain_reading_finds
+    test_facets = IndexContract.test_facets_and_cells_count_every_value_of_every_field
+    test_crowds = IndexContract.test_a_crowd_is_the_patients_of_what_was_found
+    test_rows = IndexContract.test_rows_are_all_the_hits_of_a_search
+    test_seen = IndexContract.test_everything_that_a_series_shows_is_seen_at_once
+    test_erased = IndexContract.test_what_is_erased_is_found_no_more
+    test_scripts = OnServer.test_structures_are_compared_by_a_script_where_words_are_too_many
+    test_anew = TestElasticsearch.test_an_index_is_made_anew_beside_the_old
+    test_order = TestElasticsearch.test_the_later_entry_of_the_feed_stays
 
 
 def test_what_was_written_is_there_after_the_server_was_killed(tmp_path: Path) -> None:

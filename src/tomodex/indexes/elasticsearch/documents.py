@@ -12,6 +12,8 @@ import math
 from collections.abc import Mapping
 from datetime import datetime
 
+import numpy as np
+
 from tomodex.annotation import AnnotatedSeries
 from tomodex.indexes.elasticsearch.order import FIELD as BELOW
 from tomodex.indexes.elasticsearch.order import words_of
@@ -118,15 +120,20 @@ def seen_of(document: Mapping[str, object]) -> tuple[Seen, ...]:
     seen = [
         Seen(
             structure=name,
-            volume_ml=m["v"],
-            mean_hu=m["h"],
-            bottom_mm=m["b"],
-            top_mm=m["t"],
+            volume_ml=_as_indexed(m["v"]),
+            mean_hu=_as_indexed(m["h"]),
+            bottom_mm=_as_indexed(m["b"]),
+            top_mm=_as_indexed(m["t"]),
             complete=name in whole,
         )
         for name, m in measured.items()
     ]
     return tuple(sorted(seen, key=lambda one: (-one.top_mm, one.structure)))
+
+
+def _as_indexed(number: float) -> float:
+    """In single precision, by which it was found, and as the embedded index has it."""
+    return float(np.float32(number))
 
 
 def signed(key: int) -> int:
