@@ -133,6 +133,28 @@ def test_searches_and_writes_of_one_process_do_not_disturb_each_other(path: Path
     assert indexes[0].search(asked("")).series == 40
 
 
+def test_a_search_goes_on_while_its_own_process_makes_new_tables(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, made = opened(path), store.create_tables
+    index.write(archive()[:3])
+    index._store.leave()  # type: ignore[attr-defined]
+
+    def slowly(db: duckdb.DuckDBPyConnection) -> None:
+        begun.set()
+        db.execute("select count(*) from range(400_000_000) as r(i) where i % 7 = 3").fetchall()
+        made(db)
+
+    begun = threading.Event()
+    monkeypatch.setattr(store, "create_tables", slowly)
+    with ThreadPoolExecutor() as threads:
+        clearing = threads.submit(index.clear)
+        assert begun.wait(5)
+        assert index.search(asked("")).series == 3
+        assert not clearing.done()
+    assert index.search(asked("")).series == 0
+
+
 def test_searches_of_one_process_go_on_at_once(path: Path) -> None:
     index = opened(path)
     index.write(archive()[:3])

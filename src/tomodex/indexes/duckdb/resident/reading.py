@@ -171,13 +171,15 @@ class Whole:
         kind = SEARCHABLE[keyword]
         expression = _EXPRESSIONS[kind].format(keyword)
         with self._reading() as db:
-            found = db.execute(f"select number, {expression} as value from series").fetchnumpy()
             select = f"select distinct {expression} as value from series order by value"
             distinct = db.execute(select).fetchnumpy()["value"]
+            known = distinct[distinct > 0] if kind == "text" else distinct[~np.isnan(distinct)]
+            select = f"select number, {expression} as value from series"
+            # Most archives say nothing of half of the attributes.
+            found = db.execute(select if len(known) else f"{select} limit 0").fetchnumpy()
             if kind == "text":
-                given = self._spread(found, "value", 0)
-                return _worded(db, given, distinct[distinct > 0])
-        return numbers_column(self._spread(found, "value", np.nan), distinct[~np.isnan(distinct)])
+                return _worded(db, self._spread(found, "value", 0), known)
+        return numbers_column(self._spread(found, "value", np.nan), known)
 
     def _names(self, what: str, text: str, numbers: npt.NDArray[np.uint32]) -> Named:
         select = f"select {what}, any_value({text}) from series group by {what} order by {what}"

@@ -64,9 +64,10 @@ def texts_of(parts: Iterable[Sequence[str]]) -> Texts:
     """Texts that come some at a time."""
     octets, lengths = [], [np.zeros(1, np.int64)]
     for some in parts:
-        encoded = [text.encode() for text in some]
-        octets.append(b"".join(encoded))
-        lengths.append(np.fromiter(map(len, encoded), np.int64, len(encoded)))
+        octets.append("".join(some).encode())
+        # UIDs are ASCII, of which a character is an octet.
+        plain = some if octets[-1].isascii() else [text.encode() for text in some]
+        lengths.append(np.fromiter(map(len, plain), np.int64, len(some)))
     return Texts(b"".join(octets), np.cumsum(np.concatenate(lengths)))
 
 
