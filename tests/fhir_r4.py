@@ -90,8 +90,6 @@ def _imaging_study(resource: Resource) -> Resource:
             "status",
             "subject",
             "started",
-            "numberOfSeries",
-            "numberOfInstances",
         ),
         "modality": [one["coding"][0] for one in resource["modality"]],
         "series": series,

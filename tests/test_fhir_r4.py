@@ -19,7 +19,10 @@ TABLE = dict(ROW.findall(PAGE.read_text()))
 
 FULL = replace(
     SERIES,
-    series=replace(SERIES.series, attributes={"StudyDate": "2025-11-03", "SeriesNumber": 3.0}),
+    series=replace(
+        SERIES.series,
+        attributes={"StudyDate": "2025-11-03", "SeriesDate": "2025-11-03", "SeriesNumber": 3.0},
+    ),
 )
 
 

@@ -45,7 +45,6 @@ Description: "One DICOM study with its indexed series; each series points to the
 * subject only Reference(TomodexPatient)
 * subject MS
 * started 0..1 MS
-* numberOfSeries MS
 * series 1..* MS
 * series.uid obeys si-series-uid and si-series-uid-zeros
 * series.number MS

@@ -15,10 +15,10 @@ from tomodex.formats.fhir.resources import (
     ARBITRARY,
     HOUNSFIELD,
     Resource,
+    acquired,
     asserted_by_ai,
     concept,
     device_id,
-    indexed_series,
     patient_id,
     quantity,
     study_id,
@@ -52,7 +52,7 @@ def _observation(
     naming_: Naming,
 ) -> Resource:
     key = (annotated.series.series_uid, annotation.structure, code["code"])
-    started = indexed_series(annotated).started
+    day = acquired(annotated)
     return {
         "resourceType": "Observation",
         "id": naming_.id_of("Observation", *key),
@@ -75,7 +75,7 @@ def _observation(
         ],
         "code": {"coding": [code]},
         "subject": {"reference": f"Patient/{patient_id(study_of(annotated), naming_)}"},
-        **({"effectiveDateTime": started} if started else {}),
+        **({"effectiveDateTime": day} if day else {}),
         "issued": annotated.provenance.finished,
         "valueQuantity": value,
         "bodySite": concept(annotation, naming_),

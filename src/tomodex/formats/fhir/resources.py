@@ -83,9 +83,15 @@ def indexed_series(annotated: AnnotatedSeries) -> IndexedSeries:
         if whole and not isinstance(number, str) and number is not None
         else None,
         instance_count=series.instance_count,
-        started=_date(attributes.get("SeriesDate") or attributes.get("StudyDate")),
+        started=_date(attributes.get("SeriesDate")),
         shows_structures=bool(annotated.annotations),
     )
+
+
+def acquired(annotated: AnnotatedSeries) -> str:
+    """The day that a series is of, or else its study, as a FHIR date; "" where none is known."""
+    attributes = annotated.series.attributes
+    return _date(attributes.get("SeriesDate")) or _date(attributes.get("StudyDate"))
 
 
 def patient(annotated: AnnotatedSeries, naming_: Naming) -> Resource:
@@ -120,7 +126,6 @@ def imaging_study(study: Study, indexed: Sequence[IndexedSeries], naming_: Namin
     """A study with all of its series that are indexed."""
     ordered = sorted(indexed, key=lambda s: (s.number is None, s.number or 0, s.series_uid))
     modalities = sorted({series.modality for series in ordered})
-    counts = [series.instance_count for series in ordered if series.instance_count is not None]
     return {
         "resourceType": "ImagingStudy",
         "id": study_id(study.study_uid, naming_),
@@ -137,9 +142,7 @@ def imaging_study(study: Study, indexed: Sequence[IndexedSeries], naming_: Namin
         "modality": [{"coding": [_modality(modality)]} for modality in modalities],
         "subject": {"reference": f"Patient/{patient_id(study, naming_)}"},
         **({"started": study.started} if study.started else {}),
-        "numberOfSeries": len(ordered),
-        # Of some series nobody may have said how many; then the sum would be wrong.
-        **({"numberOfInstances": sum(counts)} if len(counts) == len(ordered) else {}),
+        # How many series and instances the study has, the index cannot say: it has the wanted ones.
         "series": [_series(series, naming_) for series in ordered],
     }
 
@@ -265,7 +268,7 @@ def device(annotated: AnnotatedSeries, naming_: Naming) -> Resource:
         ],
         "displayName": name,
         "status": "active",
-        "name": [{"value": name, "type": "registered-name", "display": True}],
+        "name": [{"value": name, "type": "user-friendly-name", "display": True}],
         "category": [{"coding": [_code(naming.DEVICE_CATEGORY, "software", "Software")]}],
         "version": [_version(c, v, naming_) for c, v in _said(components)],
         "property": [_setting(key, value, naming_) for key, value in _said(settings)],

@@ -103,10 +103,9 @@ def _imaging_study(ours: Naming) -> Kind:
             "status": one_of("available"),
             "modality": several(_MODALITY),
             "subject": _REFERENCE,
-            "numberOfSeries": whole,
             "series": several(series),
         },
-        {"started": day, "numberOfInstances": whole},
+        {"started": day},
     )
 
 
@@ -131,7 +130,7 @@ def _body_structure(ours: Naming) -> Kind:
 
 
 def _device(ours: Naming) -> Kind:
-    name = record({"value": text, "type": one_of("registered-name")}, {"display": truth})
+    name = record({"value": text, "type": one_of("user-friendly-name")}, {"display": truth})
     version = record(
         {
             "type": concept(naming.MDC, "531975"),
