@@ -5,6 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
@@ -121,6 +124,33 @@ def test_an_export_that_failed_leaves_no_manifest(tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
         bulk(tmp_path, broken())
     assert not (tmp_path / "manifest.json").exists()
+
+
+def test_an_export_that_was_killed_is_begun_anew_and_leaves_nothing(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; \n"
+        "from tests.test_formats_fhir_bulk import bulk, series\n"
+        "def endless():\n"
+        "    for n, one in enumerate(series(10**9)):\n"
+        "        if n == 500: print('ready', flush=True)\n"
+        "        yield one\n"
+        "bulk(Path(sys.argv[1]), endless())"
+    )
+    root = Path(__file__).parent.parent
+    killed, fresh = tmp_path / "killed", tmp_path / "fresh"
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, str(killed)],
+        stdout=subprocess.PIPE,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}"},
+    )
+    with child:
+        assert child.stdout
+        assert child.stdout.readline() == b"ready\n"
+        child.kill()
+    assert not (killed / "manifest.json").exists()
+    assert bulk(killed, series(8)) == bulk(fresh, series(8))
+    assert sorted(f.name for f in killed.iterdir()) == sorted(f.name for f in fresh.iterdir())
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -45,6 +46,9 @@ MOST_SHARDS = 200
 
 #: The fastest; 40 structures of one series, 30 KB, become 1 KB all the same.
 LEVEL = 1
+
+#: What lies beside the files as long as they are written.
+SCRATCH = ".tomodex-"
 
 SCHEMA = """
 create table series (study_uid text, series_uid text, study text, entry text,
@@ -90,13 +94,17 @@ def write_bulk(
     A series whose UIDs FHIR cannot take is left out and counted. Patients and Devices are written
     once each. The manifest comes last: without it the folder is not complete.
 
+    One that was killed is begun anew: a folder without its manifest is no export.
+
     Raises:
         Unavailable: the folder cannot be written.
     """
     count = max(1, min(shards, MOST_SHARDS))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder, prefix=".") as scratch:
+        for left in folder.glob(f"{SCRATCH}*"):  # of one that was killed; it names patients
+            shutil.rmtree(left)
+        with TemporaryDirectory(dir=folder, prefix=SCRATCH) as scratch:
             known = apsw.Connection(str(Path(scratch) / "known.db"))
             try:
                 return _write(results, folder, naming, count, transaction_time, known)
