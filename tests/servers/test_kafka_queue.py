@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -24,10 +29,14 @@ from tests.contracts.queue import (
     new,
     settle_next,
 )
+from tests.servers.kafka import running_kafka
 from tests.servers.kafka_workers import begun, kill, wait_until, worker
+from tests.servers.ports import free_port
 from tests.test_queues_sqlite import Clock
 from tomodex.annotation import from_json
 from tomodex.errors import Misconfigured, Unavailable
+from tomodex.phantom.cases import DEMO
+from tomodex.phantom.writing import write_phantoms
 from tomodex.queues import Failed, Retry
 from tomodex.queues.kafka.queue import KafkaQueue
 
@@ -366,3 +375,75 @@ def test_one_delivers_to_a_consumer_at_a_time(url):
                 pass
         with closing(KafkaQueue(url)) as third, third.claim("index"):
             assert third.cursor("index") == 3
+
+
+# The whole product
+
+
+SEGMENTED = [case for case in DEMO if not case.reason]
+
+
+def tomodex(folder: Path, url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("TOMODEX_")},
+        "TOMODEX_DATA": str(folder),
+        "TOMODEX_QUEUE": url,
+        "TOMODEX_SEGMENTERS": '["phantom:"]',
+        "TOMODEX_WORKERS": "2",
+    }
+    start = "from tomodex.cli import main; main()"
+    command = [sys.executable, "-c", start, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_the_commands_work_on_it_and_from_two_machines(broker, tmp_path):
+    """Each data folder stands for a machine: what one has indexed, the other searches."""
+    url = f"kafka://{broker}/c{uuid4().hex[:10]}?partitions=2&copies=1"
+    here, there = tmp_path / "here", tmp_path / "there"
+    truths = write_phantoms(tmp_path / "phantoms", SEGMENTED[:2])
+    missing = tomodex(here, url, "index", str(tmp_path / "phantoms"))
+    assert missing.returncode == 2
+    assert "tomodex doctor --create" in missing.stderr
+    made = tomodex(here, url, "doctor", "--create", "--json")
+    assert made.stderr.count("made ") == 10
+    indexed = tomodex(here, url, "index", str(tmp_path / "phantoms"), "--json")
+    assert indexed.returncode == 0, indexed.stderr
+    said = json.loads(indexed.stdout)
+    assert said["indexed"] == len(truths)
+    shown = tomodex(there, url, "show", truths[0].series_uid, "--json")
+    assert truths[0].series_uid in shown.stdout
+    rebuilt = tomodex(there, url, "rebuild")
+    assert rebuilt.returncode == 0, rebuilt.stderr
+    found = json.loads(tomodex(there, url, "search", "CT", "--json").stdout)
+    assert found["total"] == said["indexed"], found
+
+
+def test_nothing_is_lost_when_the_broker_is_restarted(tmp_path):
+    port, uids = free_port(), [f"1.{n}" for n in range(30)]
+    url = f"kafka://127.0.0.1:{port}/restarted?partitions=2&copies=1&session_s=6&fetch_ms=5"
+    with ExitStack() as workers:
+        with running_kafka(tmp_path / "kafka", port):
+            KafkaQueue.create(url)
+            for _ in range(2):
+                workers.enter_context(worker(url, tmp_path, 0.2))
+            with closing(KafkaQueue(url)) as queue:
+                queue.put([new(uid) for uid in uids])
+                wait_until(lambda: len(begun(tmp_path)) > 6, 60)
+        time.sleep(1)
+        with running_kafka(tmp_path / "kafka", port), closing(patiently(url)) as queue:
+            wait_until(lambda: not open_tasks(queue), 90)
+            assert sorted(uid for uid, _ in feed(queue)) == sorted(uids)
+            assert queue.count() == {("on-demand", "completed"): 30}
+            (tmp_path / "stop").touch()
+
+
+def patiently(url: str) -> KafkaQueue:
+    """A broker that has just begun does not know its topics at once."""
+    end = time.monotonic() + 30
+    while True:
+        try:
+            return KafkaQueue(url)
+        except (Unavailable, Misconfigured):
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.2)

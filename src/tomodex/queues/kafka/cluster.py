@@ -89,6 +89,9 @@ class Cluster:
             raise Misconfigured("a queue in Kafka is kafka://broker:9092/PREFIX, without a user")
         self.names: Names = names_of(prefix)
         self._complaint: KafkaError | None = None
+        self.seen = (
+            False  #: whether all topics were there; a broker that begins knows none at first
+        )
         self._common = self._connection()
 
     def _connection(self) -> Mapping[str, Any]:
@@ -153,10 +156,14 @@ class Cluster:
         except KafkaException as error:
             raise self.named(error.args[0]) from error
 
+    def _is_passing(self, error: KafkaError) -> bool:
+        missed = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
+        return self.seen and error.code() in (*missed, KafkaError._UNKNOWN_PARTITION)
+
     def named(self, error: KafkaError) -> TomodexError:
         """Our error for one of Kafka's."""
         for one in (error, self._complaint):
-            if one is not None and one.code() in REFUSED:
+            if one is not None and one.code() in REFUSED and not self._is_passing(one):
                 return Misconfigured(f"Kafka at {self.servers}: {REFUSED[one.code()]}")
         if error.code() == KafkaError._INVALID_ARG:
             return Misconfigured(f"Kafka at {self.servers}: {error.str()}")

@@ -21,8 +21,12 @@ BATCH = 2_000
 #: How long one who only asks waits for transactions that are open.
 MOMENT_S = 3.0
 
-#: While a topic moves to another broker or was just made.
+#: While a topic moves to another broker, or a broker has just begun. That the topics are there was
+#: seen when the queue was opened.
 FOR_A_MOMENT = {
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError._TRANSPORT,
