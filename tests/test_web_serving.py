@@ -11,7 +11,8 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 
-from tomodex.web.serving import Prompt
+from tomodex.settings import load_settings
+from tomodex.web.serving import Prompt, Server, serve
 
 HEAD = b"POST /slow HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -58,3 +59,19 @@ def test_a_connection_ends_when_its_request_does_not_arrive(port, sent):
 
 def test_who_waits_for_an_answer_gets_it_however_long_it_takes(port):
     assert answer_to(port, HEAD + b"Content-Length: 4\r\n\r\nhalf").startswith(b"HTTP/1.1 200")
+
+
+def test_nothing_goes_on_beside_a_server_that_was_asked_to_end(tmp_path, monkeypatch):
+    """Else DuckDB fills the log with complaints, and a rebuild is torn from its work."""
+    went_on = list[str]()
+
+    def asked_to_end(*_: object, **__: object) -> None:
+        went_on.extend(thread.name for thread in threading.enumerate())
+        raise SystemExit(143)
+
+    monkeypatch.setattr(Server, "run", asked_to_end)
+    settings = load_settings(data=tmp_path / "data", serve={"port": 0})
+    with pytest.raises(SystemExit):
+        serve(settings, lambda port: None)
+    assert "rebuilder" in went_on
+    assert "rebuilder" not in [thread.name for thread in threading.enumerate()]

@@ -25,6 +25,9 @@ LEASE_S = 300.0
 #: How often to look whether somebody has asked.
 PAUSE_S = 2.0
 
+#: How long a look may take that is under way when the process ends.
+END_S = 3.0
+
 
 class Rebuilder:
     """A thread that makes the index anew whenever it was asked for."""
@@ -44,6 +47,7 @@ class Rebuilder:
     def end(self) -> None:
         """Begin nothing more; what is under way is taken up by the next process that serves."""
         self._ended.set()
+        self._thread.join(END_S)
 
     def _run(self) -> None:
         while not self._ended.wait(PAUSE_S):

@@ -85,10 +85,12 @@ def serve(settings: Settings, started: Callable[[int], None]) -> None:
     listening, rebuilder = _listen(door), Rebuilder(settings)
     rebuilder.start()
     started(listening.getsockname()[1])
-    with listening, beating(settings.data, "serve"):
-        working()
-        _run(config, listening)
-    rebuilder.end()
+    try:
+        with listening, beating(settings.data, "serve"):
+            working()
+            _run(config, listening)
+    finally:  # SIGTERM comes out of it as SystemExit
+        rebuilder.end()
 
 
 def require_guard(settings: Settings) -> None:
