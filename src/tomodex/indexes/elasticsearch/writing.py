@@ -57,7 +57,8 @@ def bulk(server: Server, alias: str, actions: Sequence[Action], refresh: str) ->
             case _:
                 refused.append(answer)
     if older:
-        log.info("older passed over", extra={"index": server.shown, "series": older})
+        # Many of them: the numbers are of another queue, and the index is to be made anew.
+        log.warning("older passed over", extra={"index": server.shown, "series": older})
     if refused:
         raise _refusal(server, refused)
 
