@@ -60,7 +60,7 @@ def make_topic(broker: str, name: str) -> None:
     made[name].result(60)
 
 
-@pytest.mark.parametrize("queue", ["kafka"])
+@pytest.mark.parametrize("queue", ["sqlite"])
 def test_nothing_is_lost_or_doubled_whatever_is_killed_when(tmp_path: Path, queue: str) -> None:
     with site(tmp_path, queue) as (place, servers):
         outcome = brave(place, servers, past=1500, today=300, tasks_per_kill=75)
