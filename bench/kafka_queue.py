@@ -1,6 +1,6 @@
 """How fast the queue in Kafka is: put, lease and settle by some workers, and reading the log.
 
-    python bench/kafka_queue.py [--broker 127.0.0.1:9092] [--tasks 2000] [--states 100000]
+    python bench/kafka_queue.py [--broker 127.0.0.1:9092] [--tasks 1000] [--states 100000]
 
 Without a broker one is started, as the tests do it (`tests/servers/install.sh`). Prints one line of
 JSON; numbers of states that are read anew are of records as `put` makes them.
@@ -104,7 +104,7 @@ def broker_at(address: str, folder: Path) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--broker", default="")
-    parser.add_argument("--tasks", type=int, default=300)
+    parser.add_argument("--tasks", type=int, default=100)
     parser.add_argument("--states", type=int, default=20_000)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, broker_at(given.broker, Path(name)) as broker:
