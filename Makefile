@@ -49,7 +49,7 @@ $(ENGINE)/ready: $(READY) requirements/engine-parity.txt
 	@touch $(ENGINE)/ready
 
 bench: $(READY)  ## every benchmark that needs no weights or server, one line of JSON each
-	@for script in $(filter-out bench/engine.py bench/elasticsearch.py bench/faults.py,$(wildcard bench/*.py)); do $(BIN)/python $$script || exit 1; done
+	@for script in $(filter-out bench/engine.py bench/elasticsearch.py bench/delivery.py bench/faults.py,$(wildcard bench/*.py)); do $(BIN)/python $$script || exit 1; done
 
 bench-engine: $(READY)  ## the engine on a CT of 336 slices; needs weights, see the script
 	$(BIN)/python bench/engine.py
