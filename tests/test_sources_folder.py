@@ -21,7 +21,7 @@ from pydicom.uid import MediaStorageDirectoryStorage, SegmentationStorage
 
 from tests.contracts.source import SourceContract, by_uid
 from tests.test_instance import as_bytes, ct_slice, item
-from tomodex.errors import Misconfigured, NotThere, Unavailable
+from tomodex.errors import Misconfigured, NotThere, Suspended, Unavailable
 from tomodex.instance import Instance, read_instance
 from tomodex.sources import Window, open_source
 from tomodex.sources import folder as folder_module
@@ -505,9 +505,18 @@ def test_a_probe_tells_a_folder_from_one_that_is_not_mounted(tmp_path: Path) -> 
 def test_a_series_is_not_there_once_the_folder_was_looked_through(tmp_path: Path) -> None:
     write_archive(tmp_path / "archive")
     source = open_folder(tmp_path)
-    with pytest.raises(Unavailable) as raised:
-        source.describe("1.2.99")
-    assert not isinstance(raised.value, NotThere)
     list(source.find())
     with pytest.raises(NotThere):
         source.describe("1.2.99")
+    with pytest.raises(Unavailable) as raised:
+        open_folder(tmp_path).describe("1.2.99")  # which knows it from the looks of others
+    assert not isinstance(raised.value, NotThere | Suspended)
+
+
+def test_series_of_a_folder_are_left_to_those_who_have_listed_it(tmp_path: Path) -> None:
+    """So a worker of another data folder does not use up their attempts."""
+    write_archive(tmp_path / "archive")
+    source = open_folder(tmp_path)
+    with pytest.raises(Suspended, match="never listed from this data folder") as raised:
+        source.describe("1.2.99")
+    assert raised.value.source == source.url

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,13 +21,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import apsw
 import orjson
 
-from tomodex.errors import Misconfigured, Unavailable
+from tomodex.errors import Misconfigured, Suspended, Unavailable
 from tomodex.instance import SEGMENTATIONS, Instance
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 BUSY_MS = 60_000
+
+#: After so long a worker looks again whether its data folder has listed an archive.
+NOT_LISTED = timedelta(minutes=5)
 
 #: Goes up when the reader reads something else or the tables change; the catalogue is then made
 #: again.
@@ -355,6 +359,11 @@ class Catalogue:
             yield str(uid)
             (uid,) = self._one(sql, uid)
 
+    def is_empty(self) -> bool:
+        """Whether nothing was ever listed into it, or there was nothing."""
+        ((filled,),) = self._db.execute("select exists (select 1 from file)").fetchall()
+        return not filled
+
     def instances(self, series_uid: str) -> list[Remembered]:
         """The instances of a series by path; empty if it is not known."""
         return [self._remembered(*row) for row in self._db.execute(_OF_SERIES, (series_uid,))]
@@ -441,6 +450,20 @@ def forget_series(file: Path, series_uids: Iterable[str]) -> None:
             db.executemany("delete from instance where series_uid = ?", uids)
             db.execute("delete from shared where id not in (select shared from instance)")
         db.execute("pragma wal_checkpoint(truncate)")
+
+
+def require_listed(catalogue: Catalogue, url: str) -> None:
+    """See to it that this data folder has ever listed an archive.
+
+    Raises:
+        Suspended: it has not, so its series are for the workers of the data folder that has.
+    """
+    if catalogue.is_empty():
+        raise Suspended(
+            f"{url} was never listed from this data folder; `tomodex discover` lists it",
+            source=url,
+            until=datetime.now(UTC) + NOT_LISTED,
+        )
 
 
 @contextmanager

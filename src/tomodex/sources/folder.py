@@ -36,6 +36,7 @@ from tomodex.sources.catalogue import (
     Remembered,
     Skipped,
     named_errors,
+    require_listed,
 )
 from tomodex.sources.contents import as_found, as_it_is, read_members
 
@@ -194,6 +195,8 @@ class FolderSource:
     def _known(self, series_uid: str) -> list[Remembered]:
         remembered = self._catalogue.instances(series_uid)
         if not remembered:
+            if not self._has_looked:
+                require_listed(self._catalogue, self.url)
             error = NotThere if self._has_looked else Unavailable
             raise error(f"{self.url} has no series {series_uid}, when it was listed last")
         return remembered

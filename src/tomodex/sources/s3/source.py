@@ -34,6 +34,7 @@ from tomodex.sources.catalogue import (
     Remembered,
     Skipped,
     named_errors,
+    require_listed,
 )
 from tomodex.sources.contents import as_found, as_it_is, read_members
 from tomodex.sources.gate import Gate
@@ -266,6 +267,8 @@ class S3Source:
                 self._look(_silent)
             remembered = self._catalogue.instances(series_uid)
         if not remembered:
+            if not self._has_looked:
+                require_listed(self._catalogue, self.url)
             is_sure = self._has_looked and "unreadable" not in self._catalogue.skipped()
             error = NotThere if is_sure else Unavailable
             raise error(f"{self.url} has no series {series_uid}, when it was listed last")
