@@ -223,7 +223,7 @@ TERMS: st.SearchStrategy[Any] = st.recursive(
 
 
 @given(term=TERMS, limit=st.integers(0, 60), offset=st.integers(0, 60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_memory_file_and_a_plain_reading_answer_alike(
     both: tuple[InMemory, DuckDBIndex], term: Term, limit: int, offset: int
 ) -> None:
@@ -288,7 +288,7 @@ def test_memory_and_file_answer_alike_after_many_changes(
 ) -> None:
     monkeypatch.setattr(images, "LATE", 50)
     monkeypatch.setattr(images, "LATE_PART", 0.0)
-    with another(WRITE_AND_ERASE, f"duckdb://{written}", 6) as writer:
+    with another(WRITE_AND_ERASE, f"duckdb://{written}", 3) as writer:
         while writer.poll() is None:
             index.search(asked("liver above sacrum"))
     index.awaited(lambda image: len(image.late.block) <= 50)
