@@ -19,6 +19,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from tests.contracts.queue import annotated, new
@@ -34,20 +35,23 @@ HOUR = timedelta(hours=1)
 STRUCTURES = 30
 
 
-def be_worker(url: str, folder: str, many: int, began: object) -> None:
-    """Lease and settle until there is nothing left; `began` is waited at by all."""
+#: Until the group has shared out the partitions among all who have come.
+SETTLE_S = 10.0
+
+
+def be_worker(url: str, folder: str, began: Any, done: Any) -> None:
+    """Lease and settle until all is `done`; `began` is waited at by all."""
     with closing(open_queue(url, Path(folder))) as queue:
-        queue.lease("w", HOUR, ["folder:///archive"])  # joins the group
-        began.wait()  # type: ignore[attr-defined]
-        idle = 0
-        while idle < 20:
-            task = queue.lease(f"w{os.getpid()}", HOUR)
-            if task is None:
-                idle += 1
+        end = time.monotonic() + SETTLE_S
+        while time.monotonic() < end:
+            queue.lease("w", HOUR, ["folder:///archive"])  # takes nothing, but joins
+            time.sleep(0.2)
+        began.wait()
+        while not done.is_set():
+            if (task := queue.lease(f"w{os.getpid()}", HOUR)) is None:
                 time.sleep(0.1)
-                continue
-            idle = 0
-            queue.settle(task, annotated(task.series, structures=STRUCTURES))
+            else:
+                queue.settle(task, annotated(task.series, structures=STRUCTURES))
 
 
 def settle_with(url: str, folder: Path, workers: int, tasks: int) -> float:
@@ -55,9 +59,9 @@ def settle_with(url: str, folder: Path, workers: int, tasks: int) -> float:
     with closing(KafkaQueue(url, folder)) as queue:
         queue.put([new(f"{workers}.{n}") for n in range(tasks)])
     context = multiprocessing.get_context("spawn")
-    began = context.Barrier(workers + 1)
+    began, done = context.Barrier(workers + 1), context.Event()
     processes = [
-        context.Process(target=be_worker, args=(url, str(folder), tasks, began))
+        context.Process(target=be_worker, args=(url, str(folder), began, done))
         for _ in range(workers)
     ]
     for process in processes:
@@ -68,6 +72,7 @@ def settle_with(url: str, folder: Path, workers: int, tasks: int) -> float:
         while any(status in ("ready", "in-progress") for _, status in queue.count()):
             time.sleep(0.05)
     seconds = time.monotonic() - begin
+    done.set()
     for process in processes:
         process.join()
     return tasks / seconds

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.1
 
+#: How soon a worker hears that another has come or gone; partitions move after two or three.
+HEARTBEAT_MS = 1000
+
 #: Waits until tasks of these partitions are done, or gives them back.
 LetGo = Callable[[frozenset[int]], None]
 
@@ -68,7 +71,7 @@ class Crew:
             isolation_level="read_committed",
             partition_assignment_strategy="cooperative-sticky",
             session_timeout_ms=session_ms,
-            heartbeat_interval_ms=max(200, session_ms // 10),
+            heartbeat_interval_ms=min(HEARTBEAT_MS, session_ms // 5),
             max_poll_interval_ms=round(options.poll_s * 1000),
             queued_min_messages=1,
         )
