@@ -214,6 +214,20 @@ def writer(path: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env=environment)
 
 
+def test_an_index_that_is_not_wholly_made_is_made_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            DuckDBIndex(f"duckdb://{path}")
+    assert not path.exists()
+    assert DuckDBIndex(f"duckdb://{path}").totals().series == 0
+
+
 def test_a_writer_that_is_killed_leaves_whole_batches(path: Path) -> None:
     for kill_after_s in (0.03, 0.1, 0.2, 0.35):
         command = [sys.executable, "-c", WRITE, f"duckdb://{path}"]

@@ -230,10 +230,12 @@ class FileStore:
 
     def _send_out(self) -> None:
         """Wait until nobody has the file open, who would go on reading what is no more."""
+        if not self._path.exists():  # to attach it would make it, empty, and a crash leave it so
+            return
         try:
             with self._attached(""):
                 pass
-        except Misconfigured:  # nobody can read it, or it is not there yet
+        except Misconfigured:  # nobody can read it
             return
 
     def _discard_fresh(self) -> None:
