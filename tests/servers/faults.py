@@ -199,7 +199,7 @@ class Storm:
         """Until nothing is left to work on; `strokes` are spread over the work that there is."""
         left = waiting(queue)
         first = last = settled(queue)
-        ahead = [threading.Thread(target=stroke) for stroke in strokes]
+        ahead = [threading.Thread(target=stroke, daemon=True) for stroke in strokes]
         begun: list[threading.Thread] = []
         end = time.monotonic() + PATIENCE_S
         while ahead or any(one.is_alive() for one in begun) or not self._is_done(queue):
@@ -370,7 +370,8 @@ def require_all_well(
     assert {status for _, status in counts} == {"completed"}
     assert sum(counts.values()) == len(there)
     # A task that is settled twice has published twice.
-    assert outcome.published == outcome.tasks + len(gone)
+    expected = outcome.tasks + len(gone)
+    assert outcome.published == expected, f"{outcome.published} and not {expected} were published"
     truth = {uid: found for uid, found in feed(queue).items() if found is not None}
     assert set(truth) == there
     for count, uids in structures.items():

@@ -50,6 +50,17 @@ class Letter:
     headers: tuple[tuple[str, str], ...] = ()
 
 
+#: Nobody has answered in time.
+SILENT = frozenset(
+    {
+        KafkaError._TIMED_OUT,
+        KafkaError._TIMED_OUT_QUEUE,
+        KafkaError._MSG_TIMED_OUT,
+        KafkaError.REQUEST_TIMED_OUT,
+    }
+)
+
+
 class Outbox:
     """One transactional id; one transaction at a time.
 
@@ -114,13 +125,17 @@ class Outbox:
 
     def _end(self, producer: Producer, error: KafkaError | None) -> None:
         """Take back what was sent; a producer that cannot is thrown away."""
-        if error is None or error.txn_requires_abort() or not error.fatal():
-            try:
-                producer.abort_transaction(PATIENCE_S)
-            except KafkaException:
-                self._throw_away()
-        else:
+        if error is not None and error.fatal():
             self._throw_away()
+            return
+        try:
+            producer.abort_transaction(PATIENCE_S)
+        except KafkaException:
+            self._throw_away()
+        else:
+            # After a broker was killed, one that has once waited in vain waits so every time.
+            if error is not None and error.code() in SILENT:
+                self._throw_away()
 
     def _throw_away(self) -> None:
         # Not closed: that would try once more to end what it cannot, and warn of it.
