@@ -268,8 +268,10 @@ class Author:
                 self.sequence += 1
                 self._work(uid, row.version, "completed", row.taken, row.attempt)
                 self.say(standing(uid, row.version, self.sequence))
-            case "late":
-                # Of a version that may be no more: the worker was about to commit.
+            case "late" if row is None or not row.taken:
+                # Of a version that may be no more: the worker was about to commit. Not once the
+                # newer one was leased: whoever did that owns the partition, and Kafka refuses its
+                # former owner.
                 self.sequence += 1
                 version = max(1, (row.version if row else 2) - 1)
                 self._work(uid, version, "completed", 99, 1)
