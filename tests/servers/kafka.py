@@ -47,7 +47,9 @@ def running_kafka(folder: Path, port: int) -> Iterator[str]:
         lines = (f"{name}={value}\n" for name, value in settings(folder, port, free_port()).items())
         file.write_text("".join(lines))
         name = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        _java(folder, "kafka.tools.StorageTool", "format", "-t", name, "-c", str(file)).wait(120)
+        _java(
+            folder, "kafka.tools.StorageTool", "format", f"--cluster-id={name}", "-c", str(file)
+        ).wait(120)
     process = _java(folder, "kafka.Kafka", str(file))
     try:
         wait_until_listening(port, process, 120)
