@@ -150,8 +150,10 @@ def test_values_narrow_the_answer_and_the_back_button_widens_it(page):
 def test_the_answer_comes_without_loading_the_page_anew(page):
     page.evaluate("window.same = true")
     ask(page, "liver")
+    before = page.url
     page.locator(".refine li a").first.click()
     expect(page.locator(".refine li.on").first).to_be_visible()
+    expect(page).not_to_have_url(before)
     assert page.evaluate("window.same") is True
     expect(page.locator("#said")).to_contain_text("series")
     same = page.url

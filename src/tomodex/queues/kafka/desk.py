@@ -18,7 +18,7 @@ from tomodex.errors import Unavailable
 from tomodex.queues.kafka.changes import Changes
 from tomodex.queues.kafka.cluster import Cluster
 from tomodex.queues.kafka.ledger import Ledger
-from tomodex.queues.kafka.outbox import Fenced, Outbox
+from tomodex.queues.kafka.outbox import Fenced, Outbox, Unsure
 from tomodex.queues.kafka.press import Press
 from tomodex.queues.kafka.view import View
 from tomodex.queues.sqlite_file import lock_file
@@ -66,7 +66,8 @@ class Desk:
             while True:
                 try:
                     return self._decide_once(act)
-                except Fenced:
+                # Where it was done after all, there is nothing left to decide.
+                except (Fenced, Unsure):
                     if time.monotonic() > until:
                         raise
                 time.sleep(random.uniform(0, pause_s))

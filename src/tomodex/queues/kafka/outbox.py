@@ -35,6 +35,10 @@ class Fenced(Unavailable):
     """Somebody else decided in between, or is what we were."""
 
 
+class Unsure(Unavailable):
+    """The broker cannot say whether it was done, as when another begins with our id meanwhile."""
+
+
 class NotOurs(Unavailable):
     """The group gave the partition to somebody else, or is about to."""
 
@@ -146,6 +150,8 @@ class Outbox:
     def _named(self, error: KafkaError) -> Exception:
         if error.code() in FENCED:
             return Fenced(f"Kafka at {self._cluster.servers}: another process decided first")
+        if error.code() == KafkaError.UNKNOWN:
+            return Unsure(f"Kafka at {self._cluster.servers}: {error.str()}")
         if error.code() in NO_LONGER_OURS:
             return NotOurs(f"Kafka at {self._cluster.servers}: another worker has the partition")
         if error.code() in (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE):
