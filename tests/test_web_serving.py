@@ -11,8 +11,9 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 
+from tomodex.doors import Serve
 from tomodex.settings import load_settings
-from tomodex.web.serving import Prompt, Server, serve
+from tomodex.web.serving import Prompt, Server, _listen, serve
 
 HEAD = b"POST /slow HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -75,3 +76,10 @@ def test_nothing_goes_on_beside_a_server_that_was_asked_to_end(tmp_path, monkeyp
         serve(settings, lambda port: None)
     assert "rebuilder" in went_on
     assert "rebuilder" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_short_answer_waits_for_no_acknowledgement():
+    with _listen(Serve(port=0)) as listening, socket.create_connection(listening.getsockname()):
+        connection, _ = listening.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
