@@ -18,7 +18,7 @@ from tests.contracts.queue import annotated, ct, listed, new
 from tests.test_queues_sqlite import Clock
 from tomodex.errors import Misconfigured
 from tomodex.queues.kafka.changes import Changes
-from tomodex.queues.kafka.cluster import Cluster, KafkaOptions
+from tomodex.queues.kafka.cluster import Cluster, QueueOptions
 from tomodex.queues.kafka.feed import group_of
 from tomodex.queues.kafka.press import task_key
 from tomodex.queues.kafka.records import (
@@ -100,7 +100,7 @@ def compacted(log: Sequence[Message], keep: int) -> list[Message]:
 
 
 def view_of(log: Sequence[Message]) -> View:
-    view = View(None, KafkaOptions())
+    view = View(None, QueueOptions())
     view.apply(log, len(log))
     return view
 
@@ -150,7 +150,7 @@ def test_a_record_comes_back_as_it_was():
 def test_what_is_no_record_is_passed_over(key, value):
     with pytest.raises(ValueError):  # noqa: PT011 - of pydantic, orjson or us
         parse(key, value)
-    view = View(None, KafkaOptions())
+    view = View(None, QueueOptions())
     assert view.apply([(0, key, value), *[(1, *m[1:]) for m in messages(wanted())]], 2) == 1
     assert view.next_offset() == 2
     assert len(view.states("1.2")) == 1
@@ -191,7 +191,7 @@ def test_what_was_read_before_is_not_read_again():
 
 
 def test_the_processes_of_a_machine_read_the_log_once(tmp_path: Path):
-    first, second = (View(tmp_path / "view.db", KafkaOptions()) for _ in range(2))
+    first, second = (View(tmp_path / "view.db", QueueOptions()) for _ in range(2))
     with closing(first), closing(second):
         first.apply(messages(wanted()), 1)
         assert second.next_offset() == 1
@@ -203,7 +203,7 @@ def test_the_processes_of_a_machine_read_the_log_once(tmp_path: Path):
 
 
 def test_only_the_owner_can_read_the_file(tmp_path: Path):
-    with closing(View(tmp_path / "view.db", KafkaOptions())):
+    with closing(View(tmp_path / "view.db", QueueOptions())):
         assert (tmp_path / "view.db").stat().st_mode & 0o777 == 0o600
 
 
@@ -213,7 +213,7 @@ class Author:
     def __init__(self) -> None:
         self.clock = Clock()
         self.log: list[Message] = []
-        self.view = View(None, KafkaOptions(), now=self.clock)
+        self.view = View(None, QueueOptions(), now=self.clock)
         self.sequence = 0
 
     def say(self, *records: Record | Nothing) -> None:
@@ -299,13 +299,13 @@ def test_whatever_compaction_took_every_reader_comes_to_the_same(steps, chance: 
     for what, uid in steps:
         author.step(what, uid)
     left = compacted(author.log, chance.randint(0, len(author.log)))
-    late = View(None, KafkaOptions(), now=author.clock)
+    late = View(None, QueueOptions(), now=author.clock)
     late.apply(left, len(author.log))
     assert seen(late) == seen(author.view)
 
 
 def test_what_is_tried_out_changes_nothing():
-    view = View(None, KafkaOptions())
+    view = View(None, QueueOptions())
     with view.trying() as changes:
         assert view.put([new("1.2"), new("1.3")]) == 2
     assert len(changes.wanted) == 2
@@ -408,7 +408,7 @@ def test_keys_of_tickets_hold_any_uid():
 
 def test_results_have_no_number_of_their_own(tmp_path: Path):
     """What `annotated` made is in the topic alone; the file says where."""
-    with closing(View(tmp_path / "view.db", KafkaOptions())) as view:
+    with closing(View(tmp_path / "view.db", QueueOptions())) as view:
         view.apply(messages(wanted(), standing()), 2)
     with closing(apsw.Connection(str(tmp_path / "view.db"))) as db:
         assert db.execute("select document from result").get == b"@1"

@@ -23,11 +23,15 @@ log = logging.getLogger(__name__)
 REFUSED = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "this user may not use the topic; see its ACLs",
     KafkaError.GROUP_AUTHORIZATION_FAILED: "this user may not use the group; see its ACLs",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "this user may not begin transactions; see "
+    "the ACLs",
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "this user may not do this in the cluster",
     KafkaError.SASL_AUTHENTICATION_FAILED: "user or password are wrong",
     KafkaError.UNSUPPORTED_SASL_MECHANISM: "the brokers do not know this `mechanism`",
     KafkaError._AUTHENTICATION: "user or password are wrong",
     KafkaError._SSL: "TLS is not agreed upon; see `protocol` and the certificates",
+    KafkaError.INVALID_REPLICATION_FACTOR: "there are fewer brokers than copies asked for",
+    KafkaError.INVALID_TRANSACTION_TIMEOUT: "the brokers allow no transaction of 60 s",
     KafkaError.UNSUPPORTED_VERSION: "the brokers are too old",
 }
 

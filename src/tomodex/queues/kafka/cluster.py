@@ -6,16 +6,16 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 from pydantic import Field, model_validator
 
-from tomodex.errors import Misconfigured, TomodexError, Unavailable
-from tomodex.options import Options, Secret, read_options
+from tomodex.errors import Misconfigured, TomodexError
+from tomodex.kafka_door import KafkaOptions, connection, named
+from tomodex.options import read_options
 from tomodex.queues.kafka.topics import Names, names_of
 
 #: The library's own lines; that another has decided first is no fault.
@@ -25,25 +25,8 @@ library.addFilter(lambda line: not re.search("fenced|old epoch", line.getMessage
 #: How long one request may take.
 PATIENCE_S = 30.0
 
-#: What no waiting mends, and what a person can do about it. Not that a topic is unknown: a broker
-#: says so while it starts, and that they are all there was seen when the queue was opened.
-REFUSED = {
-    KafkaError.TOPIC_AUTHORIZATION_FAILED: "this user may not use the topics; see the ACLs",
-    KafkaError.GROUP_AUTHORIZATION_FAILED: "this user may not use the groups; see the ACLs",
-    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "this user may not begin transactions; see "
-    "the ACLs",
-    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "this user may not do this in the cluster",
-    KafkaError.SASL_AUTHENTICATION_FAILED: "user or password are wrong",
-    KafkaError.UNSUPPORTED_SASL_MECHANISM: "the broker does not know this mechanism of SASL",
-    KafkaError._AUTHENTICATION: "user or password are wrong",
-    KafkaError._SSL: "TLS is not agreed upon; see the certificates",
-    KafkaError.INVALID_REPLICATION_FACTOR: "there are fewer brokers than copies asked for",
-    KafkaError.INVALID_TRANSACTION_TIMEOUT: "the broker allows no transaction of 60 s",
-    KafkaError.UNSUPPORTED_VERSION: "the broker is too old",
-}
 
-
-class KafkaOptions(Options):
+class QueueOptions(KafkaOptions):
     """What a queue's URL may set after its `?`."""
 
     attempts: int = Field(5, ge=1)  #: a task that was leased so often without answer is failed
@@ -58,16 +41,9 @@ class KafkaOptions(Options):
     poll_s: float = Field(600.0, ge=2, le=86400)
     #: a worker that does not answer the group for so long is left out; more than `patience_s`
     fetch_ms: int = Field(50, ge=1, le=500)  #: how long the broker waits for something new
-    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
-    user: str = ""
-    password: Secret | None = None  #: where it is: file:/path or env:NAME
-    ca: Path | None = None  #: PEM file of who signs the brokers' certificates
-    certificate: Path | None = None  #: ours, PEM
-    key: Path | None = None  #: ours, PEM
 
     @model_validator(mode="after")
-    def _be_patient_in_time(self) -> KafkaOptions:
+    def _be_patient_in_time(self) -> QueueOptions:
         if self.patience_s >= self.poll_s or self.session_s > self.poll_s:
             raise ValueError("patience_s and session_s are to be less than poll_s")
         return self
@@ -82,37 +58,18 @@ class Cluster:
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        self.options = read_options(url, KafkaOptions)
+        self.options = read_options(url, QueueOptions)
         self.servers = parts.netloc
         prefix = unquote(parts.path).strip("/")
         if not self.servers or "@" in self.servers:
             raise Misconfigured("a queue in Kafka is kafka://broker:9092/PREFIX, without a user")
         self.names: Names = names_of(prefix)
         self._complaint: KafkaError | None = None
-        self.seen = (
-            False  #: whether all topics were there; a broker that begins knows none at first
-        )
         self._common = self._connection()
 
     def _connection(self) -> Mapping[str, Any]:
-        given = self.options
-        said = {
-            "bootstrap.servers": self.servers,
-            "security.protocol": given.protocol,
-            "sasl.mechanism": given.mechanism if given.user else "",
-            "sasl.username": given.user,
-            "sasl.password": given.password.read() if given.password else "",
-            "ssl.ca.location": str(given.ca) if given.ca else "",
-            "ssl.certificate.location": str(given.certificate) if given.certificate else "",
-            "ssl.key.location": str(given.key) if given.key else "",
-        }
-        return {
-            **{name: value for name, value in said.items() if value},
-            "error_cb": self._remember,
-            # It would write to stderr by itself, not as JSON.
-            "logger": library,
-            "log_level": 3,
-        }
+        own = {"error_cb": self._remember, "logger": library}
+        return {**connection(self.servers, self.options), **own}
 
     def _remember(self, error: KafkaError) -> None:
         """What goes wrong beside our calls, which then only say that they took too long."""
@@ -156,15 +113,6 @@ class Cluster:
         except KafkaException as error:
             raise self.named(error.args[0]) from error
 
-    def _is_passing(self, error: KafkaError) -> bool:
-        missed = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
-        return self.seen and error.code() in (*missed, KafkaError._UNKNOWN_PARTITION)
-
     def named(self, error: KafkaError) -> TomodexError:
         """Our error for one of Kafka's."""
-        for one in (error, self._complaint):
-            if one is not None and one.code() in REFUSED and not self._is_passing(one):
-                return Misconfigured(f"Kafka at {self.servers}: {REFUSED[one.code()]}")
-        if error.code() == KafkaError._INVALID_ARG:
-            return Misconfigured(f"Kafka at {self.servers}: {error.str()}")
-        return Unavailable(f"Kafka at {self.servers} does not answer as agreed: {error.name()}")
+        return named(self.servers, error, self._complaint)

@@ -76,7 +76,6 @@ def require_topics(cluster: Cluster) -> Mapping[str, Topic]:
             f"the topics {cluster.names.prefix}.tasks.* of lanes and retries have "
             f"{min(lanes)} to {max(lanes)} partitions; all need as many as the largest"
         )
-    cluster.seen = True
     for name in (cluster.names.results, cluster.names.states):
         if found[name].partitions != 1:
             raise Misconfigured(f"the topic {name} has {found[name].partitions} partitions, not 1")

@@ -10,6 +10,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from tomodex.errors import Unavailable
+from tomodex.kafka_door import TOO_LARGE
 from tomodex.queues.kafka.cluster import PATIENCE_S, Cluster
 
 #: Somebody else goes by our transactional id now.
@@ -154,7 +155,7 @@ class Outbox:
             return Unsure(f"Kafka at {self._cluster.servers}: {error.str()}")
         if error.code() in NO_LONGER_OURS:
             return NotOurs(f"Kafka at {self._cluster.servers}: another worker has the partition")
-        if error.code() in (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE):
+        if error.code() in TOO_LARGE:
             return ValueError("the result is larger than a message in Kafka may be")
         return self._cluster.named(error)
 

@@ -20,7 +20,7 @@ from tomodex.annotation import AnnotatedSeries
 from tomodex.queues import Outcome, Result, Task
 from tomodex.queues import sqlite_statements as say
 from tomodex.queues.kafka.changes import Changes, collect, watch
-from tomodex.queues.kafka.cluster import KafkaOptions
+from tomodex.queues.kafka.cluster import QueueOptions
 from tomodex.queues.kafka.records import (
     Audit,
     Elsewhere,
@@ -171,7 +171,7 @@ class View(SqliteQueue):
     def __init__(
         self,
         file: Path | None,
-        options: KafkaOptions,
+        options: QueueOptions,
         *,
         now: Callable[[], float] = time.time,
     ) -> None:
