@@ -8,6 +8,7 @@ import pytest
 
 from tomodex.errors import BadQuery
 from tomodex.settings import Settings
+from tomodex.stores.folder import FolderStore
 from tomodex.wiring import store_of
 
 
@@ -50,4 +51,6 @@ def test_any_path_is_a_folder_where_it_can_be_nothing_else(tmp_path, monkeypatch
 def test_a_folder_that_is_there_needs_no_dot(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "masks").mkdir()
-    store_of(settings(tmp_path, research="s3://a"), "masks").close()
+    store = store_of(settings(tmp_path, research="s3://a"), "masks")
+    assert isinstance(store, FolderStore)
+    store.close()
