@@ -66,7 +66,19 @@ class Receive(BaseModel):
     lane: Literal["on-demand", "daily", "reindex", "backfill"] = "daily"
 
 
-class Bridge(BaseModel):
+class KafkaAccess(BaseModel):
+    """Who we are to the brokers of a Kafka cluster."""
+
+    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    user: str = ""
+    password: Secret | None = None  #: where it is: file:/path or env:NAME
+    ca: Path | None = None  #: PEM file of who signs the brokers' certificates
+    certificate: Path | None = None  #: ours, PEM
+    key: Path | None = None  #: ours, PEM
+
+
+class Bridge(KafkaAccess):
     """The predecessor's topics in Kafka, by the names it gave them unless others are set."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -81,13 +93,6 @@ class Bridge(BaseModel):
     labels: Literal["whole", "all"] = "whole"  #: as there, or with structures that are cut
     store: str = ""  #: options of any bucket that a task names, as `s3:?endpoint=...`
     lane: Literal["on-demand", "daily", "reindex", "backfill"] = "daily"
-    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
-    user: str = ""
-    password: Secret | None = None  #: where it is: file:/path or env:NAME
-    ca: Path | None = None  #: PEM file of who signs the brokers' certificates
-    certificate: Path | None = None  #: ours, PEM
-    key: Path | None = None  #: ours, PEM
 
     @field_validator("store")
     @classmethod

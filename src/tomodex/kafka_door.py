@@ -6,15 +6,14 @@ Needs confluent-kafka, so it is imported only by what is asked for Kafka.
 from __future__ import annotations
 
 import logging
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from confluent_kafka import KafkaError
 
-from tomodex.doors import Bridge
+from tomodex.doors import KafkaAccess
 from tomodex.errors import Misconfigured, TomodexError, Unavailable, Unsuitable
-from tomodex.options import Options, Secret, without_query
+from tomodex.options import Options, without_query
 
 log = logging.getLogger(__name__)
 
@@ -45,16 +44,8 @@ TOO_LARGE = frozenset(
 )
 
 
-class KafkaOptions(Options):
+class KafkaOptions(Options, KafkaAccess):
     """What any Kafka URL may set after its `?`."""
-
-    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
-    user: str = ""
-    password: Secret | None = None  #: where it is: file:/path or env:NAME
-    ca: Path | None = None  #: PEM file of who signs the brokers' certificates
-    certificate: Path | None = None  #: ours, PEM
-    key: Path | None = None  #: ours, PEM
 
 
 def place_of(url: str) -> tuple[str, str]:
@@ -73,7 +64,7 @@ def place_of(url: str) -> tuple[str, str]:
     return servers, topic
 
 
-def connection(servers: str, door: KafkaOptions | Bridge) -> dict[str, Any]:
+def connection(servers: str, door: KafkaAccess) -> dict[str, Any]:
     """What librdkafka needs to reach the brokers.
 
     Raises:

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from tomodex.errors import Unavailable, Unsuitable
-from tomodex.header import read_header
+from tomodex.header import Header, read_header
 
 MANUFACTURER = "Tomodex"
 
@@ -64,6 +64,11 @@ def read_subject(path: Path, study_uid: str) -> Subject:
         Unsuitable: the file is no DICOM.
         Unavailable: it cannot be read.
     """
+    return subject_of(header_in(path).elements.text, study_uid)
+
+
+def header_in(path: Path) -> Header:
+    """The header of an instance's file; raises as `read_subject`."""
     try:
         with path.open("rb", buffering=0) as stream:
             header = read_header(stream)
@@ -71,7 +76,7 @@ def read_subject(path: Path, study_uid: str) -> Subject:
         raise Unavailable(f"cannot read a file: {refused.strerror}") from refused
     if header is None:
         raise Unsuitable("unreadable", "an instance is no DICOM file any more")
-    return subject_of(header.elements.text, study_uid)
+    return header
 
 
 def subject_of(text: Callable[[str], str], study_uid: str) -> Subject:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from tomodex.errors import Unavailable, Unsuitable
-from tomodex.header import Header, read_header
+from tomodex.formats.dicom_header import header_in
+from tomodex.header import Header
 from tomodex.instance import Instance
 
 #: Transfer syntaxes that lose something, and what PS3.3 C.7.6.1.1.5.1 calls their method. Those
@@ -48,7 +48,7 @@ def read_lossy(instances: Iterable[Instance]) -> Lossy | None:
         Unsuitable: a file is no DICOM.
         Unavailable: it cannot be read.
     """
-    known = [_lossy(_header(Path(one.path)), one) for one in instances]
+    known = [_lossy(header_in(Path(one.path)), one) for one in instances]
     return max((one for one in known if one), key=lambda one: math.prod(one.ratios), default=None)
 
 
@@ -59,17 +59,6 @@ def put_lossy(ds: Dataset, lossy: Lossy | None) -> None:
         ds.LossyImageCompressionRatio = [f"{ratio:.6g}" for ratio in lossy.ratios]
     if lossy and lossy.methods:
         ds.LossyImageCompressionMethod = list(lossy.methods)
-
-
-def _header(path: Path) -> Header:
-    try:
-        with path.open("rb", buffering=0) as stream:
-            header = read_header(stream)
-    except OSError as refused:
-        raise Unavailable(f"cannot read a file: {refused.strerror}") from refused
-    if header is None:
-        raise Unsuitable("unreadable", "an instance is no DICOM file any more")
-    return header
 
 
 def _lossy(header: Header, instance: Instance) -> Lossy | None:
