@@ -378,6 +378,16 @@ def test_one_delivers_to_a_consumer_at_a_time(url):
             assert third.cursor("index") == 3
 
 
+def test_who_only_asks_how_far_a_consumer_is_does_not_move_it(url):
+    with closing(KafkaQueue(url)) as one, closing(KafkaQueue(url)) as other:
+        with one.claim("index"):
+            one.confirm("index", 3)
+            assert other.cursor("index") == 3
+            one.confirm("index", 1)
+        with closing(KafkaQueue(url)) as third:
+            assert third.cursor("index") == 1
+
+
 # The whole product
 
 

@@ -114,9 +114,10 @@ class Feed:
         with place.lock, self._cluster.named_errors():
             at = [TopicPartition(self._topic, 0)]
             (told,) = self._patiently(lambda: place.opened().committed(at, PATIENCE_S))
-        sequence = max(0, int(told.offset))
-        if sequence and time.monotonic() > place.renewed_s + RENEW_S:
-            self.confirm(consumer, sequence)
+            sequence = max(0, int(told.offset))
+            # Whoever only asks moves nothing: it may have been confirmed anew meanwhile.
+            if sequence and place.is_ours and time.monotonic() > place.renewed_s + RENEW_S:
+                self.confirm(consumer, sequence)
         return sequence
 
     def confirm(self, consumer: str, sequence: int) -> None:
@@ -191,6 +192,11 @@ class _Place:
         self._ours = False
         self.lock = RLock()
         self.renewed_s = -RENEW_S
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether we are the one member of the group."""
+        return self._ours
 
     def opened(self) -> Consumer:
         if self._consumer is None:
