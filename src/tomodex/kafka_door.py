@@ -6,25 +6,37 @@ Needs confluent-kafka, so it is imported only by what is asked for Kafka.
 from __future__ import annotations
 
 import logging
-from typing import Any
+import re
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
 
 from tomodex.doors import KafkaAccess
 from tomodex.errors import Misconfigured, TomodexError, Unavailable, Unsuitable
+from tomodex.kafka_greeting import Place, places_of, why_refused
 from tomodex.options import Options, without_query
 
 log = logging.getLogger(__name__)
 
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
 #: What no waiting mends, and what a person can do about it. Not that a topic is unknown: a broker
 #: says so while it starts.
 REFUSED = {
-    KafkaError.TOPIC_AUTHORIZATION_FAILED: "this user may not use the topic; see its ACLs",
-    KafkaError.GROUP_AUTHORIZATION_FAILED: "this user may not use the group; see its ACLs",
-    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "this user may not begin transactions; see "
-    "the ACLs",
-    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "this user may not do this in the cluster",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "this user may not do that with the topic; "
+    "`tomodex doctor` says what is not allowed",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "this user may not use the group; "
+    "`tomodex doctor` says what is not allowed",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "this user may not use the transactional id; "
+    "`tomodex doctor` says what is not allowed",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "this user may not do this in the cluster; "
+    "`tomodex doctor` says what is not allowed",
     KafkaError.SASL_AUTHENTICATION_FAILED: "user or password are wrong",
     KafkaError.UNSUPPORTED_SASL_MECHANISM: "the brokers do not know this `mechanism`",
     KafkaError._AUTHENTICATION: "user or password are wrong",
@@ -42,6 +54,19 @@ TOO_LARGE = frozenset(
         KafkaError.INVALID_RECORD,
     }
 )
+
+
+#: A broker that answers in so long has not refused us, whatever another one says.
+GRACE_S = 1.0
+
+#: How long what went wrong beside our calls is worth saying.
+FRESH_S = 60.0
+
+#: Characters of it that are said.
+MOST_SAID = 200
+
+#: How often it is looked whether an answer has come.
+POLL_S = 0.05
 
 
 class KafkaOptions(Options, KafkaAccess):
@@ -85,18 +110,98 @@ def connection(servers: str, door: KafkaAccess) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value} | own
 
 
-def named(servers: str, error: KafkaError, complaint: KafkaError | None = None) -> TomodexError:
-    """Our error for one of Kafka's.
+class Door:
+    """The way into one cluster, and what has gone wrong there beside our calls.
 
     Args:
-        complaint: what it has last said beside our calls, which then only take too long.
+        servers: brokers as `host:port`, with commas between them.
+
+    Raises:
+        Misconfigured: the password is not where it is said to be.
     """
-    for one in (error, complaint):
-        if one is not None and one.code() in REFUSED:
-            return Misconfigured(f"Kafka at {servers}: {REFUSED[one.code()]}")
-    if error.code() in TOO_LARGE:
-        return Unsuitable("refused_by_kafka", f"Kafka at {servers} does not take the message: too "
-                          "large, see max.message.bytes of the topic")  # fmt: skip
-    if error.code() == KafkaError._INVALID_ARG:
-        return Misconfigured(f"Kafka at {servers}: {error.str()}")
-    return Unavailable(f"Kafka at {servers} does not answer as agreed: {error.name()}")
+
+    def __init__(self, servers: str, access: KafkaAccess) -> None:
+        self.servers = servers
+        self._access = access
+        self._complaint: KafkaError | None = None
+        self._complained_s = 0.0
+        #: What every client of librdkafka is to be given.
+        self.settings: Mapping[str, Any] = {
+            **connection(servers, access),
+            "error_cb": self._remember,
+        }
+
+    def admin(self) -> AdminClient:
+        """Someone who may ask about the cluster.
+
+        Raises:
+            Misconfigured: a certificate or an option is not as it should be.
+        """
+        try:
+            return AdminClient(dict(self.settings))
+        except KafkaException as error:
+            raise self.named(error.args[0]) from error
+
+    def await_answers(
+        self, admin: AdminClient, asked: Mapping[_K, Future[_V]], seconds: float
+    ) -> None:
+        """Return as soon as all of these have come.
+
+        Raises:
+            Misconfigured: no broker lets us in, and why.
+            Unavailable: none answers.
+        """
+        begin = time.monotonic()
+        looked = False
+        while not all(one.done() for one in asked.values()):
+            admin.poll(POLL_S)
+            waited_s = time.monotonic() - begin
+            if waited_s > seconds:
+                self._require_welcome()
+                raise self.named(KafkaError(KafkaError._TIMED_OUT))
+            if not looked and waited_s > GRACE_S and self._complained_s >= begin:
+                self._require_welcome()
+                looked = True
+
+    def _require_welcome(self) -> None:
+        """Raises Misconfigured: the brokers do not let us in, and waiting does not help."""
+        complaint = self._fresh_complaint()
+        places = [*_places_in(complaint), *places_of(self.servers)]
+        if reason := why_refused(list(dict.fromkeys(places)), self._access):
+            raise Misconfigured(f"Kafka: {reason}")
+        if complaint is not None and complaint.code() in REFUSED:
+            raise Misconfigured(f"Kafka at {self.servers}: {REFUSED[complaint.code()]}")
+
+    def named(self, error: KafkaError) -> TomodexError:
+        """Our error for one of Kafka's."""
+        if error.code() in REFUSED:
+            return Misconfigured(f"Kafka at {self.servers}: {REFUSED[error.code()]}")
+        if error.code() in TOO_LARGE:
+            sentence = "does not take the message: too large, see max.message.bytes of the topic"
+            return Unsuitable("refused_by_kafka", f"Kafka at {self.servers} {sentence}")
+        if error.code() == KafkaError._INVALID_ARG:
+            return Misconfigured(f"Kafka at {self.servers}: {error.str()}")
+        complaint = self._fresh_complaint()
+        # In the middle of the work it may be one broker of many, or last a moment: no reason to
+        # stop, but to be said.
+        beside = f" ({complaint.str()[:MOST_SAID]})" if complaint is not None else ""
+        name = error.name()
+        return Unavailable(f"Kafka at {self.servers} does not answer as agreed: {name}{beside}")
+
+    def _remember(self, error: KafkaError) -> None:
+        """What goes wrong beside our calls, which then only say that they took too long."""
+        # That all are down comes after the reason why.
+        if error.code() == KafkaError._ALL_BROKERS_DOWN and self._fresh_complaint() is not None:
+            return
+        self._complaint, self._complained_s = error, time.monotonic()
+
+    def _fresh_complaint(self) -> KafkaError | None:
+        stale = time.monotonic() - self._complained_s > FRESH_S
+        return None if stale else self._complaint
+
+
+def _places_in(complaint: KafkaError | None) -> Sequence[Place]:
+    """The broker that it is about, as `sasl_ssl://kafka3:9093/3: ...`: it may be one of those that
+    a broker has told us of, by a name that is good only among themselves."""
+    found = re.match(r"(?:\w+://)?([^/\s]+:\d+)/", complaint.str()) if complaint else None
+    return places_of(found[1]) if found else ()

@@ -15,6 +15,7 @@ from tests.servers.fhir import fhir_server as fhir_server
 from tests.servers.fhir import r4_validator as r4_validator
 from tests.servers.fhir import validator as validator
 from tests.servers.kafka import broker as broker
+from tests.servers.kafka import secured as secured
 from tests.servers.opensearch import elasticsearch_server as elasticsearch_server
 from tests.servers.opensearch import newer_search_server as newer_search_server
 from tests.servers.opensearch import search_server as search_server

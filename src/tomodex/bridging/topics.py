@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from tomodex.doors import Bridge
-from tomodex.errors import Misconfigured, Unavailable
+from tomodex.errors import Misconfigured, TomodexError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,9 @@ POLL_S = 0.5
 
 #: How long the broker may take for anything else.
 WAIT_S = 60.0
+
+#: And to let us in; nothing is lost by asking again.
+WELCOME_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +53,15 @@ class Topics:
         try:
             from confluent_kafka import Consumer, KafkaException
 
-            from tomodex.kafka_door import connection
+            from tomodex.kafka_door import Door
         except ImportError as missing:
             raise Misconfigured(
                 "the bridge needs confluent-kafka; pip install 'tomodex[kafka]'"
             ) from missing
         self._topics = [topic for topic in (door.tasks, door.mask_tasks) if topic]
-        self._common = connection(door.servers, door)
+        self._door = Door(door.servers, door)
+        self._is_in = False
+        self._common = self._door.settings
         self._name = f"{door.group}-{instance}"
         self._producer: Any = None
         reading = {**self._common, "enable.auto.commit": False}
@@ -81,18 +86,38 @@ class Topics:
 
         Raises:
             Unavailable: the broker does not answer.
+            Misconfigured: it does not let us in, or we may not read the topics.
         """
+        self._come_in()
         assigned = self._consumer.assignment()
         if most:
             self._consumer.resume(assigned)
         else:
             self._consumer.pause(assigned)
-        with _asking("Kafka does not answer"):
+        with self._asking("Kafka does not answer"):
             messages = self._consumer.consume(max(1, most), timeout=POLL_S)
         good = [one for one in messages if one.error() is None]
         if messages and not good:
-            raise Unavailable(f"Kafka does not answer: {_name(messages[0].error())}")
+            raise self._error("Kafka does not answer", messages[0].error())
         return good
+
+    def _come_in(self) -> None:
+        """Ask once for the topics of tasks: a consumer alone would wait in silence."""
+        from confluent_kafka import KafkaError, KafkaException, TopicCollection
+
+        if self._is_in:
+            return
+        admin = self._door.admin()
+        asked = admin.describe_topics(TopicCollection(self._topics), request_timeout=WELCOME_S)
+        self._door.await_answers(admin, asked, WELCOME_S)
+        for answer in asked.values():
+            try:
+                answer.result()
+            except KafkaException as error:
+                # It may be made by whoever writes to it first.
+                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise self._door.named(error.args[0]) from error
+        self._is_in = True
 
     def holds(self, message: Any) -> bool:
         """Whether its partition is still ours; if not, somebody else has the message now."""
@@ -119,9 +144,10 @@ class Topics:
 
         Raises:
             Unavailable: it is not known whether they were given; `last_sent` tells.
+            Misconfigured: we may not write them.
         """
         producer, self._producer = self._producer or self._opened(), None
-        with _asking("Kafka does not take answers"):
+        with self._asking("Kafka does not take answers"):
             producer.begin_transaction()
             for answer in answers:
                 producer.produce(answer.topic, orjson.dumps(answer.value), answer.key)
@@ -138,7 +164,7 @@ class Topics:
         """
         # To open a producer of our name ends what one before it had begun, one way or the other.
         self._producer = self._opened()
-        with _asking("Kafka does not say what was answered"):
+        with self._asking("Kafka does not say what was answered"):
             (said,) = self._marker.committed([self._mark(0)], timeout=WAIT_S)
         return max(0, said.offset)
 
@@ -152,7 +178,7 @@ class Topics:
 
         options = {"transactional.id": self._name, "transaction.timeout.ms": 90_000}
         producer = Producer({**self._common, **options})
-        with _asking("Kafka does not take answers"):
+        with self._asking("Kafka does not take answers"):
             producer.init_transactions(WAIT_S)
         return producer
 
@@ -162,15 +188,18 @@ class Topics:
 
         return TopicPartition(self._topics[0], 0, number)
 
+    @contextmanager
+    def _asking(self, what: str) -> Iterator[None]:
+        from confluent_kafka import KafkaException
 
-@contextmanager
-def _asking(what: str) -> Iterator[None]:
-    from confluent_kafka import KafkaException
+        try:
+            yield
+        except KafkaException as error:
+            raise self._error(what, error.args[0]) from error
 
-    try:
-        yield
-    except KafkaException as error:
-        raise Unavailable(f"{what}: {_name(error.args[0])}") from error
+    def _error(self, what: str, error: Any) -> TomodexError:
+        named = self._door.named(error)
+        return named if isinstance(named, Misconfigured) else Unavailable(f"{what}: {_name(error)}")
 
 
 def _name(error: Any) -> str:

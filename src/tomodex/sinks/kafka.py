@@ -17,7 +17,7 @@ from pydantic import Field
 
 from tomodex.annotation import AnnotatedSeries, to_json
 from tomodex.errors import Misconfigured, TomodexError, Unavailable, Unsuitable
-from tomodex.kafka_door import KafkaOptions, connection, named, place_of
+from tomodex.kafka_door import Door, KafkaOptions, place_of
 from tomodex.options import read_options
 from tomodex.probe import Probe
 
@@ -61,11 +61,7 @@ class KafkaSink:
         del state
         self._options = read_options(url, KafkaSinkOptions)
         self._servers, self._topic = place_of(url)
-        self._complaint: KafkaError | None = None
-        self._common = {
-            **connection(self._servers, self._options),
-            "error_cb": self._remember,
-        }
+        self._door = Door(self._servers, self._options)
         self._producer: Producer | None = None
 
     def write(self, annotated: Sequence[AnnotatedSeries]) -> None:
@@ -118,19 +114,18 @@ class KafkaSink:
         if not messages:
             return
         producer = self._opened()
-        self._complaint = None
         failed: list[TomodexError] = []
 
         def confirmed(error: KafkaError | None, message: Message) -> None:
             if error is not None:
-                failed.append(self._named(error))
+                failed.append(self._door.named(error))
 
         try:
             for key, value in messages:
                 self._produce(producer, key, value, confirmed)
             left = producer.flush(self._options.timeout_s + SLACK_S)
         except KafkaException as error:
-            raise self._named(error.args[0]) from error
+            raise self._door.named(error.args[0]) from error
         if left:
             failed.append(Unavailable(f"Kafka at {self._servers} did not confirm {left} messages"))
         if failed:
@@ -165,7 +160,7 @@ class KafkaSink:
             self._partitions()
             timeout_ms = round(self._options.timeout_s * 1000)
             given = {
-                **self._common,
+                **self._door.settings,
                 "enable.idempotence": True,
                 "acks": "all",
                 "partitioner": "murmur2_random",
@@ -177,7 +172,7 @@ class KafkaSink:
             try:
                 self._producer = Producer(given)
             except KafkaException as error:
-                raise self._named(error.args[0]) from error
+                raise self._door.named(error.args[0]) from error
         return self._producer
 
     def _partitions(self) -> int:
@@ -200,27 +195,14 @@ class KafkaSink:
 
     def _asked(self, ask: Callable[[AdminClient], dict[Any, Any]]) -> dict[Any, Any]:
         """What the brokers answer."""
-        self._complaint = None
+        admin = self._door.admin()
+        asked = ask(admin)
+        self._door.await_answers(admin, asked, LOOK_S)
         try:
-            admin = AdminClient(self._common)
-        except KafkaException as error:
-            raise self._named(error.args[0]) from error
-        try:
-            return {what: answer.result(LOOK_S) for what, answer in ask(admin).items()}
+            return {what: answer.result() for what, answer in asked.items()}
         except KafkaException as error:
             if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise Misconfigured(
                     f"Kafka at {self._servers} has no topic {self._topic}; make it, compacted"
                 ) from error
-            admin.poll(0)
-            raise self._named(error.args[0]) from error
-        except TimeoutError as silent:
-            admin.poll(0)
-            raise self._named(KafkaError(KafkaError._TIMED_OUT)) from silent
-
-    def _named(self, error: KafkaError) -> TomodexError:
-        return named(self._servers, error, self._complaint)
-
-    def _remember(self, error: KafkaError) -> None:
-        """What goes wrong beside our calls, which then only say that they took too long."""
-        self._complaint = error
+            raise self._door.named(error.args[0]) from error

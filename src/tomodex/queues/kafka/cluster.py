@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient
 from pydantic import Field, model_validator
 
 from tomodex.errors import Misconfigured, TomodexError
-from tomodex.kafka_door import KafkaOptions, connection, named
+from tomodex.kafka_door import Door, KafkaOptions
 from tomodex.options import read_options
 from tomodex.queues.kafka.topics import Names, names_of
 
@@ -64,16 +64,8 @@ class Cluster:
         if not self.servers or "@" in self.servers:
             raise Misconfigured("a queue in Kafka is kafka://broker:9092/PREFIX, without a user")
         self.names: Names = names_of(prefix)
-        self._complaint: KafkaError | None = None
-        self._common = self._connection()
-
-    def _connection(self) -> Mapping[str, Any]:
-        own = {"error_cb": self._remember, "logger": library}
-        return {**connection(self.servers, self.options), **own}
-
-    def _remember(self, error: KafkaError) -> None:
-        """What goes wrong beside our calls, which then only say that they took too long."""
-        self._complaint = error
+        self.door = Door(self.servers, self.options)
+        self._common: Mapping[str, Any] = {**self.door.settings, "logger": library}
 
     def consumer(self, group: str, **more: Any) -> Consumer:
         with self.named_errors():
@@ -102,8 +94,7 @@ class Cluster:
             )
 
     def admin(self) -> AdminClient:
-        with self.named_errors():
-            return AdminClient(dict(self._common))
+        return self.door.admin()
 
     @contextmanager
     def named_errors(self) -> Iterator[None]:
@@ -115,4 +106,4 @@ class Cluster:
 
     def named(self, error: KafkaError) -> TomodexError:
         """Our error for one of Kafka's."""
-        return named(self.servers, error, self._complaint)
+        return self.door.named(error)

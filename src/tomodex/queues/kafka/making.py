@@ -41,6 +41,7 @@ def find_topics(cluster: Cluster) -> Mapping[str, Topic]:
     asked = admin.describe_topics(
         TopicCollection(list(cluster.names.all)), request_timeout=patience_s
     )
+    cluster.door.await_answers(admin, asked, patience_s)
     found: dict[str, Topic] = {}
     for name, answer in asked.items():
         try:
