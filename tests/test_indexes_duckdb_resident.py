@@ -16,12 +16,15 @@ from hypothesis import strategies as st
 
 from tests.contracts.index import (
     BODY,
+    ORDERS,
     IndexContract,
     archive,
     asked,
     counts,
+    in_order,
     matches,
     newest_first,
+    ordered,
     tally,
 )
 from tomodex.annotation import AnnotatedSeries
@@ -42,6 +45,7 @@ from tomodex.search import (
     Interval,
     Not,
     Or,
+    Order,
     Query,
     Shows,
     Term,
@@ -222,18 +226,23 @@ TERMS: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@given(term=TERMS, limit=st.integers(0, 60), offset=st.integers(0, 60))
+@given(
+    term=TERMS,
+    limit=st.integers(0, 60),
+    offset=st.integers(0, 60),
+    order=st.sampled_from(ORDERS).map(ordered),
+)
 @settings(max_examples=40, deadline=None)
 def test_memory_file_and_a_plain_reading_answer_alike(
-    both: tuple[InMemory, DuckDBIndex], term: Term, limit: int, offset: int
+    both: tuple[InMemory, DuckDBIndex], term: Term, limit: int, offset: int, order: Order
 ) -> None:
     memory, file = both
     query = Query(text="", term=term)
     matching = [one for one in archive() if matches(term, one)]
-    page = memory.search(query, limit, offset)
+    page = memory.search(query, limit, offset, order)
     assert tally(page) == counts(matching)
-    assert [h.series_uid for h in page.hits] == newest_first(matching)[offset : offset + limit]
-    assert page == file.search(query, limit, offset)
+    assert [h.series_uid for h in page.hits] == in_order(matching, order)[offset : offset + limit]
+    assert page == file.search(query, limit, offset, order)
     assert memory.crowd(query) == file.crowd(query)
     fields = ("structure", "cut", "StudyYear", "AgeDecade", "SliceThicknessClass", "Manufacturer")
     assert memory.facets(query, fields) == file.facets(query, fields)

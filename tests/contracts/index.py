@@ -29,6 +29,7 @@ from tomodex.search import (
     Interval,
     Not,
     Or,
+    Order,
     Page,
     Query,
     Sample,
@@ -38,6 +39,7 @@ from tomodex.search import (
     attributes_of,
     is_anatomical,
     parse,
+    parse_order,
     patients_key,
 )
 from tomodex.search.crowd import crowd_of
@@ -298,6 +300,48 @@ def newest_first(matching: Sequence[AnnotatedSeries]) -> list[str]:
     return [a.series.series_uid for a in by_date]
 
 
+def in_order(matching: Sequence[AnnotatedSeries], order: Order) -> list[str]:
+    """UIDs in an order: those without what it goes by last, and what is alike newest first."""
+    by_uid = {one.series.series_uid: one for one in matching}
+    newest = newest_first(matching)
+    keys = {uid: _key(by_uid[uid], order) for uid in newest}
+    known = [uid for uid in newest if keys[uid] is not None]
+    absent = [uid for uid in newest if keys[uid] is None]
+    # Sorted so, too, what is alike stays as it was.
+    return [*sorted(known, key=keys.__getitem__, reverse=order.greatest_first), *absent]
+
+
+def _key(one: AnnotatedSeries, order: Order) -> str | float | None:
+    if isinstance(order.by, str):
+        return attributes_of(one).get(order.by)
+    measured = {a.structure: a.measurement for a in one.annotations}.get(order.by.structure)
+    # Indexes keep measurements in single precision.
+    return None if measured is None else float(np.float32(getattr(measured, order.by.what)))
+
+
+#: With ties and series that have none of what they go by.
+ORDERS = """
+newest
+oldest
+thinnest
+thickest
+youngest
+eldest
+KVP
+-KVP
+-slice_count
+scan_length_mm
+size_bytes
+tilt_deg
+largest liver
+smallest liver
+densest spleen
+least dense spleen
+largest Niere links
+smallest thyroid gland
+""".strip().splitlines()
+
+
 @cache
 def archive() -> tuple[AnnotatedSeries, ...]:
     """300 series of 100 studies of about 40 patients, always the same."""
@@ -393,6 +437,10 @@ def _annotations(start: float, end: float, dice: random.Random) -> tuple[Annotat
 
 def asked(text: str) -> Query:
     return parse(text, load_terminology())
+
+
+def ordered(text: str) -> Order:
+    return parse_order(text, load_terminology())
 
 
 def tally(pages: Page) -> tuple[int, int, int]:
@@ -493,6 +541,44 @@ class IndexContract:
         assert filled.search(query, limit=20, offset=40).offset == 40
         assert filled.search(query, limit=0).series == len(whole)
         assert filled.search(query, limit=0).hits == ()
+
+    def test_hits_come_in_the_order_that_is_asked_for(self, filled: Index) -> None:
+        for words, text in product(ORDERS, ("", "kidney complete")):
+            order = ordered(words)
+            matching = [one for one in archive() if matches(asked(text).term, one)]
+            page = filled.search(asked(text), 1000, order=order)
+            assert [hit.series_uid for hit in page.hits] == in_order(matching, order), words
+            assert tally(page) == counts(matching), words
+
+    def test_rows_come_in_the_order_that_is_asked_for(self, filled: Index) -> None:
+        matching = [one for one in archive() if matches(asked("kidney").term, one)]
+        for words in ("oldest", "-KVP", "smallest liver"):
+            rows = filled.rows(asked("kidney"), [], None, ordered(words))
+            found = [hit.series_uid for some in rows for hit in some]
+            assert found == in_order(matching, ordered(words)), words
+
+    def test_pages_of_what_is_alike_miss_and_repeat_nothing(self, filled: Index) -> None:
+        for words in ("thinnest", "-KVP", "largest spleen"):
+            order = ordered(words)
+            paged = [
+                hit.series_uid
+                for offset in range(0, 320, 20)
+                for hit in filled.search(asked("segmented = yes"), 20, offset, order).hits
+            ]
+            matching = [one for one in archive() if one.provenance.algorithm]
+            assert paged == in_order(matching, order), words
+
+    def test_a_sample_comes_in_the_order_that_is_asked_for(self, filled: Index) -> None:
+        order, sample = ordered("largest liver"), Sample(size=20, seed=1)
+        drawn = [
+            {hit.series_uid for some in filled.rows(asked("liver"), [], sample, o) for hit in some}
+            for o in (order, ordered("newest"))
+        ]
+        assert drawn[0] == drawn[1]
+        rows = [
+            h.series_uid for some in filled.rows(asked("liver"), [], sample, order) for h in some
+        ]
+        assert rows == in_order([o for o in archive() if o.series.series_uid in drawn[0]], order)
 
     def test_a_hit_says_what_is_known_of_the_series(self, filled: Index) -> None:
         by_uid = {one.series.series_uid: one for one in archive()}

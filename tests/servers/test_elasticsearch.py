@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.contracts.index import QUERIES, IndexContract, _series, _term, archive, asked
+from tests.contracts.index import QUERIES, IndexContract, _series, _term, archive, asked, ordered
 from tests.servers.opensearch import running_opensearch
 from tomodex.annotation import AnnotatedSeries
 from tomodex.delivery import begin_anew, deliver, deliver_batch, rebuild
@@ -69,10 +69,12 @@ class TestElasticsearch(OnServer):
     def test_hits_behind_the_first_window_are_the_same(
         self, filled: ElasticsearchIndex, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        near = filled.search(asked(""), limit=20, offset=45).hits
+        # The last of what has no liver and no thickness is among them.
+        orders = [*map(ordered, ("newest", "-SliceThickness", "smallest liver"))]
+        near = [filled.search(asked(""), 280, 20, order).hits for order in orders]
         monkeypatch.setattr(adapter, "WINDOW", 50)
         monkeypatch.setattr(adapter, "BATCH", 7)
-        assert filled.search(asked(""), limit=20, offset=45).hits == near
+        assert [filled.search(asked(""), 280, 20, order).hits for order in orders] == near
 
     def test_the_later_entry_of_the_feed_stays(self, index: ElasticsearchIndex) -> None:
         old = archive()[0]

@@ -12,7 +12,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, cast, runtime_checkable
 
 from tomodex.registry import open_adapter
-from tomodex.search import SEARCHABLE, CellCount, Hit, Page, Query, Sample, Seen, Totals
+from tomodex.search import (
+    NEWEST,
+    SEARCHABLE,
+    CellCount,
+    Hit,
+    Order,
+    Page,
+    Query,
+    Sample,
+    Seen,
+    Totals,
+)
 from tomodex.search.crowd import Crowd
 from tomodex.sinks import Sink
 
@@ -35,8 +46,8 @@ EMBEDDED = frozenset({"duckdb"})
 class Index(Sink, Protocol):
     """A sink that can be searched."""
 
-    def search(self, query: Query, limit: int = 50, offset: int = 0) -> Page:
-        """Exact counts of what matches, and some of it, newest study first."""
+    def search(self, query: Query, limit: int = 50, offset: int = 0, order: Order = NEWEST) -> Page:
+        """Exact counts of what matches, and some of it in this order."""
 
     def facets(self, query: Query, fields: Sequence[str]) -> Mapping[str, Mapping[str, int]]:
         """For each of these of `search.FIELDS`, how many matching series have each value."""
@@ -58,8 +69,9 @@ class Index(Sink, Protocol):
         query: Query,
         keywords: Sequence[str] = tuple(SEARCHABLE),
         sample: Sample | None = None,
+        order: Order = NEWEST,
     ) -> Iterator[Sequence[Hit]]:
-        """Everything that matches, or a sample of it, newest study first, some at a time.
+        """Everything that matches, or a sample of it, in this order, some at a time.
 
         Hits have these of the attributes. Nothing is held up while somebody reads on: a series
         that is erased meanwhile is left out, one that is written again comes as it is then.

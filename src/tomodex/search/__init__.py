@@ -5,10 +5,12 @@ searchable.py   attributes that can be asked for, and fields whose values are co
 keys.py         numbers that stand for UIDs, and for sets of patients
 language.py     text -> tree; its grammar is query.lark
 writing.py      tree -> text
+order.py        the order of what was found, and its text
 """
 
 from tomodex.search.keys import key_of, patients_key
 from tomodex.search.language import parse
+from tomodex.search.order import NEWEST, Measured, Order, format_order, parse_order
 from tomodex.search.query import (
     TOLERANCE_MM,
     Above,
@@ -46,6 +48,7 @@ __all__ = [
     "DERIVED",
     "FIELDS",
     "IDENTIFIERS",
+    "NEWEST",
     "SEARCHABLE",
     "THICKNESSES",
     "TOLERANCE_MM",
@@ -57,8 +60,10 @@ __all__ = [
     "Has",
     "Hit",
     "Interval",
+    "Measured",
     "Not",
     "Or",
+    "Order",
     "Page",
     "Query",
     "Sample",
@@ -68,8 +73,10 @@ __all__ = [
     "Totals",
     "attributes_of",
     "format",
+    "format_order",
     "is_anatomical",
     "key_of",
     "parse",
+    "parse_order",
     "patients_key",
 ]

@@ -133,7 +133,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """The answer to a query: counts first, then some of the series, newest study first."""
+    """The answer to a query: counts first, then some of the series, in the order asked for."""
 
     series: int
     studies: int

@@ -3,6 +3,7 @@
 schema.py       its tables, and rows for them
 store.py        the file, and how processes take turns with it
 conditions.py   a term of a query -> a condition in SQL
+ordering.py     the order of pages
 places.py       which series show structures above, below and between others
 pages.py        counts of what was found, and rows of some of it
 facets.py       counts of the values of a field
@@ -28,6 +29,7 @@ from tomodex.errors import Misconfigured, TomodexError, Unavailable
 from tomodex.indexes.duckdb import crowds
 from tomodex.indexes.duckdb.conditions import condition_of
 from tomodex.indexes.duckdb.facets import columns_of, count, count_cells
+from tomodex.indexes.duckdb.ordering import sorting_of
 from tomodex.indexes.duckdb.pages import drawn, hits_of, keys_of, page_of, seen_in, totals_of
 from tomodex.indexes.duckdb.places import places_in
 from tomodex.indexes.duckdb.resident import answering, counting
@@ -39,7 +41,18 @@ from tomodex.indexes.duckdb.sql import Condition
 from tomodex.indexes.duckdb.store import FileStore, MemoryStore, Store
 from tomodex.probe import Probe, probe_room
 from tomodex.registry import path_of
-from tomodex.search import SEARCHABLE, CellCount, Hit, Page, Query, Sample, Seen, Totals
+from tomodex.search import (
+    NEWEST,
+    SEARCHABLE,
+    CellCount,
+    Hit,
+    Order,
+    Page,
+    Query,
+    Sample,
+    Seen,
+    Totals,
+)
 from tomodex.search.crowd import Crowd
 
 log = logging.getLogger(__name__)
@@ -90,11 +103,11 @@ class DuckDBIndex:
         with self._store.writing() as db:
             erase(db, series_uids)
 
-    def search(self, query: Query, limit: int = 50, offset: int = 0) -> Page:
+    def search(self, query: Query, limit: int = 50, offset: int = 0, order: Order = NEWEST) -> Page:
         with suppress(AskTheFile):
-            return answering.page_of(self._image(), query, limit, offset)
+            return answering.page_of(self._image(), query, limit, offset, order)
         with self._asking(query) as (db, condition):
-            return page_of(db, condition, limit, offset)
+            return page_of(db, condition, sorting_of(order, labels(db)), limit, offset)
 
     def facets(self, query: Query, fields: Sequence[str]) -> Mapping[str, Mapping[str, int]]:
         with suppress(AskTheFile):
@@ -131,8 +144,9 @@ class DuckDBIndex:
         query: Query,
         keywords: Sequence[str] = tuple(SEARCHABLE),
         sample: Sample | None = None,
+        order: Order = NEWEST,
     ) -> Iterator[Sequence[Hit]]:
-        found = self._keys(query)
+        found = self._keys(query, order)
         keys = drawn(found, sample) if sample else found
         for first in range(0, len(keys), BATCH):
             yield self._hits(keys[first : first + BATCH], keywords)
@@ -153,11 +167,11 @@ class DuckDBIndex:
             raise AskTheFile
         return self._keeper.image()
 
-    def _keys(self, query: Query) -> npt.NDArray[np.uint64]:
+    def _keys(self, query: Query, order: Order) -> npt.NDArray[np.uint64]:
         with suppress(AskTheFile):
-            return answering.keys_of(self._image(), query)
+            return answering.keys_of(self._image(), query, order)
         with self._asking(query) as (db, condition):
-            return keys_of(db, condition)
+            return keys_of(db, condition, sorting_of(order, labels(db)))
 
     def _hits(self, keys: npt.NDArray[np.uint64], keywords: Sequence[str]) -> Sequence[Hit]:
         with suppress(AskTheFile):

@@ -4,6 +4,7 @@ server.py       the server, and its errors as ours
 generations.py  the index that is searched, and one that is being made anew
 documents.py    the document of a series, and the mapping
 order.py        which structure ends below which, as words of a document
+sorting.py      the order of what is found
 writing.py      many documents at once, of which the newest stay
 conditions.py   a term of a query -> a clause of the Query DSL
 counting.py     facets, and exact counts of patients and studies
@@ -35,9 +36,21 @@ from tomodex.indexes.elasticsearch.counting import (
 from tomodex.indexes.elasticsearch.documents import document_of, seen_of, unsigned
 from tomodex.indexes.elasticsearch.generations import Generations
 from tomodex.indexes.elasticsearch.server import Server
+from tomodex.indexes.elasticsearch.sorting import Sort, sort_of
 from tomodex.indexes.elasticsearch.writing import Action, bulk, deleted, written
 from tomodex.probe import Probe
-from tomodex.search import SEARCHABLE, CellCount, Hit, Page, Query, Sample, Seen, Totals
+from tomodex.search import (
+    NEWEST,
+    SEARCHABLE,
+    CellCount,
+    Hit,
+    Order,
+    Page,
+    Query,
+    Sample,
+    Seen,
+    Totals,
+)
 from tomodex.search.crowd import Crowd
 from tomodex.search.lots import lots
 
@@ -54,8 +67,6 @@ KEPT = "5m"
 
 #: Part of an answer, where a shard is not there, would be a wrong one.
 WHOLE = {"allow_partial_search_results": "false"}
-
-NEWEST_FIRST = [{"a.StudyDate": {"order": "desc", "missing": "_last"}}, {"series_uid": "asc"}]
 
 _HIT = ["series_uid", "study_uid", "patient", "structure_count"]
 
@@ -91,15 +102,15 @@ class ElasticsearchIndex:
     def erase_entries(self, entries: Mapping[int, str]) -> None:
         self._erase([deleted(uid, sequence) for sequence, uid in sorted(entries.items())])
 
-    def search(self, query: Query, limit: int = 50, offset: int = 0) -> Page:
-        clause = clause_of(query.term)
+    def search(self, query: Query, limit: int = 50, offset: int = 0, order: Order = NEWEST) -> Page:
+        clause, sort = clause_of(query.term), sort_of(order)
         near = limit + offset <= WINDOW
         answer = self._ask(
             {
                 "query": clause,
                 "size": limit if near else 0,
                 "from": offset if near else 0,
-                "sort": NEWEST_FIRST,
+                "sort": sort,
                 "track_total_hits": True,
                 "_source": [*_HIT, "a"],
                 "aggs": {
@@ -115,7 +126,7 @@ class ElasticsearchIndex:
             series=int(answer["hits"]["total"]["value"]),
             studies=distinct_of(answer["aggregations"]["studies"])[0],
             patients=patients,
-            hits=tuple(map(_hit, hits)) if near else self._far(clause, limit, offset),
+            hits=tuple(map(_hit, hits)) if near else self._far(clause, sort, limit, offset),
             offset=offset,
             patients_key=patients_key,
             size_bytes=int(answer["aggregations"]["size"]["value"]),
@@ -159,6 +170,7 @@ class ElasticsearchIndex:
         query: Query,
         keywords: Sequence[str] = tuple(SEARCHABLE),
         sample: Sample | None = None,
+        order: Order = NEWEST,
     ) -> Iterator[Sequence[Hit]]:
         unknown = sorted(set(keywords) - set(SEARCHABLE))
         if unknown:
@@ -168,7 +180,7 @@ class ElasticsearchIndex:
         drawn = self._drawn(clause, sample) if sample else None
         if drawn is not None and len(drawn) <= WINDOW:
             clause = {"terms": {"series_uid": sorted(drawn)}}
-        for documents in self._walk(clause, source):
+        for documents in self._walk(clause, source, sort_of(order)):
             wanted = [d for d in documents if drawn is None or d["series_uid"] in drawn]
             yield tuple(map(_hit, wanted))
 
@@ -272,26 +284,26 @@ class ElasticsearchIndex:
             )
         return {doc["_id"]: doc["_source"] for doc in answer["docs"] if doc.get("found")}
 
-    def _far(self, clause: Clause, limit: int, offset: int) -> tuple[Hit, ...]:
+    def _far(self, clause: Clause, sort: Sort, limit: int, offset: int) -> tuple[Hit, ...]:
         """Hits behind the first `WINDOW`: the server has to be led there."""
         hits: list[Hit] = []
         left = offset
-        for documents in self._walk(clause, [*_HIT, "a"]):
+        for documents in self._walk(clause, [*_HIT, "a"], sort):
             hits += map(_hit, documents[left:])
             left = max(0, left - len(documents))
             if len(hits) >= limit:
                 break
         return tuple(hits[:limit])
 
-    def _walk(self, clause: Clause, source: Sequence[str]) -> Iterator[list[Any]]:
-        """Documents of everything that fits, newest study first, as they were when we began."""
+    def _walk(self, clause: Clause, source: Sequence[str], sort: Sort) -> Iterator[list[Any]]:
+        """Documents of everything that fits, in an order, as they were when we began."""
         with self._point_in_time() as point:
             after: Mapping[str, object] = {}
             while True:
                 body = {
                     "query": clause,
                     "size": BATCH,
-                    "sort": NEWEST_FIRST,
+                    "sort": sort,
                     "_source": source,
                     "track_total_hits": False,
                     "pit": {"id": point, "keep_alive": KEPT},
@@ -317,7 +329,7 @@ class ElasticsearchIndex:
         """UIDs with the lowest lots, the same ones as every index draws."""
         found = [
             (document["series_key"], document["series_uid"])
-            for documents in self._walk(clause, ["series_key", "series_uid"])
+            for documents in self._walk(clause, ["series_key", "series_uid"], sort_of(NEWEST))
             for document in documents
         ]
         keys = np.array([unsigned(key) for key, _ in found], np.uint64)

@@ -9,12 +9,25 @@ from datetime import date
 import numpy as np
 import numpy.typing as npt
 
+from tomodex.indexes.duckdb.ordering import in_turn, least
 from tomodex.indexes.duckdb.pages import require_attributes
 from tomodex.indexes.duckdb.resident.bits import Bits, Rows, has, ranks, rows_in
 from tomodex.indexes.duckdb.resident.block import BOTTOM_MM, MEAN_HU, TOP_MM, VOLUME_ML, Block
 from tomodex.indexes.duckdb.resident.image import Image, Part
 from tomodex.indexes.duckdb.resident.matching import AskTheFile, Matcher
-from tomodex.search import SEARCHABLE, Hit, Page, Query, Seen, Totals, key_of
+from tomodex.search import (
+    NEWEST,
+    SEARCHABLE,
+    Hit,
+    Measured,
+    Order,
+    Page,
+    Query,
+    Seen,
+    Totals,
+    key_of,
+)
+from tomodex.search.order import Measure
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +60,7 @@ def _matching(part: Part, labels: Mapping[str, int], query: Query) -> Bits:
     return Matcher(part.block, labels).find(query.term) & part.living
 
 
-def page_of(image: Image, query: Query, limit: int, offset: int) -> Page:
+def page_of(image: Image, query: Query, limit: int, offset: int, order: Order = NEWEST) -> Page:
     """Exact counts of what a query finds, and some of it."""
     found = find(image, query)
     patients = marked(found, "patient")
@@ -56,23 +69,25 @@ def page_of(image: Image, query: Query, limit: int, offset: int) -> Page:
         series=sum(len(some.rows) for some in found),
         studies=int(np.count_nonzero(marked(found, "study"))),
         patients=len(keys),
-        hits=_hits(image, _in_order(image, found, offset + limit)[offset:], tuple(SEARCHABLE)),
+        hits=_hits(image, _first(image, found, order, offset + limit)[offset:], tuple(SEARCHABLE)),
         offset=offset,
         patients_key=int(np.add.reduce(keys, dtype=np.uint64)),
         size_bytes=size_of(found),
     )
 
 
-def keys_of(image: Image, query: Query) -> npt.NDArray[np.uint64]:
-    """Keys of the series that a query finds, in the order of pages."""
+def keys_of(image: Image, query: Query, order: Order) -> npt.NDArray[np.uint64]:
+    """Keys of the series that a query finds, in an order."""
     found = find(image, query)
-    return _all_keys(image)[_in_order(image, found, sum(len(some.rows) for some in found))]
+    return _all_keys(image)[_first(image, found, order, sum(len(some.rows) for some in found))]
 
 
 def hits_of(image: Image, keys: npt.NDArray[np.uint64], keywords: Sequence[str]) -> tuple[Hit, ...]:
-    """The series that have these keys, as far as they are there, in the order of pages."""
+    """The series that have these keys, as far as they are there, in the order of the keys."""
     base, late = _keyed(image, keys)
-    return _hits(image, _in_order(image, (base, late), len(base.rows) + len(late.rows)), keywords)
+    places = np.concatenate([base.rows, late.rows + len(base.block)])
+    known = np.concatenate([some.block.series_key[some.rows] for some in (base, late)])
+    return _hits(image, places[in_turn(known, keys)], keywords)
 
 
 def seen_in(image: Image, series_uids: Sequence[str]) -> Mapping[str, Sequence[Seen]]:
@@ -139,13 +154,43 @@ def _values(found: Found, keyword: str) -> npt.NDArray[np.generic]:
     return column.values[column.codes[found.rows]]
 
 
-def _in_order(image: Image, found: tuple[Found, Found], many: int) -> Rows:
-    """So many of the first in the order of pages; those of the small block count on."""
+def _first(image: Image, found: tuple[Found, Found], order: Order, many: int) -> Rows:
+    """So many of the first in an order; those of the small block count on."""
     base, late = found
-    first = base.rows[:many]
     before = np.searchsorted(base.rows, image.late_places[late.rows])
-    soon = before <= len(first)
-    return np.insert(first, before[soon], late.rows[soon] + len(base.block))[:many]
+    if order == NEWEST:
+        first = base.rows[:many]
+        soon = before <= len(first)
+        soonest: Rows = np.insert(first, before[soon], late.rows[soon] + len(base.block))
+        return soonest[:many]
+    # Blocks are newest study first, so that what is alike is in its order.
+    places: Rows = np.insert(base.rows, before, late.rows + len(base.block))
+    keys = np.insert(_sorted_by(image, base, order), before, _sorted_by(image, late, order))
+    sure, alike = least(keys, many)
+    turns: Rows = np.concatenate([sure[np.argsort(keys[sure], kind="stable")], alike])
+    return places[turns[:many]]
+
+
+def _sorted_by(image: Image, found: Found, order: Order) -> npt.NDArray[np.float64]:
+    """For each of the series a number, less for what comes sooner; NaN for what comes last."""
+    match order.by:
+        case Measured():
+            values = _measured(found, image.labels.get(order.by.structure), order.by.what)
+        case keyword:
+            values = _values(found, keyword).astype(np.float64)
+    return -values if order.greatest_first else values
+
+
+def _measured(found: Found, structure: int | None, what: Measure) -> npt.NDArray[np.float64]:
+    block, values = found.block, np.full(len(found.rows), np.nan)
+    if block.measures is None:
+        raise AskTheFile
+    if structure is not None and structure < len(block.measures):
+        shown = block.showing(structure)
+        showing = has(shown, found.rows)
+        measures = block.measures[structure][{"volume_ml": VOLUME_ML, "mean_hu": MEAN_HU}[what]]
+        values[showing] = measures[ranks(shown, found.rows[showing])]
+    return values
 
 
 def _all_keys(image: Image) -> npt.NDArray[np.uint64]:
