@@ -38,6 +38,7 @@ from tomodex.web.tasks import MOST_ASKING, MOST_BODY_BYTES, MOST_MASKS
 from tomodex.wiring import (
     annotator_of,
     configured_url,
+    exclusions_of,
     operations_of,
     source_of,
     task_source,
@@ -96,6 +97,19 @@ def problem(response: httpx.Response) -> dict[str, Any]:
 
 
 # --- ordering -----------------------------------------------------------------------------------
+
+
+def test_a_series_that_was_erased_is_refused_with_the_reason_and_not_kept(client, settings, queue):
+    exclusions_of(settings, queue).exclude_series([SERIES], "erased")
+    other = OURS | {"series_uid": "1.2.840.4"}
+    ordered = client.post("/v1/tasks", json=[OURS, other])
+    assert ordered.status_code == HTTPStatus.ACCEPTED
+    assert ordered.json()["new"] == 1
+    refused, taken = ordered.json()["tasks"]
+    assert (refused["id"], refused["status"], refused["reason"]) == (SERIES, "rejected", "erased")
+    assert "not indexed again" in refused["sentence"]
+    assert taken["status"] == "ready"
+    assert queue.states(SERIES) == []
 
 
 def test_a_series_that_is_ordered_becomes_a_task_that_can_be_followed(client, queue):

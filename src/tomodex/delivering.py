@@ -15,6 +15,7 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from tomodex.delivery import Deliverer, Lag, deliver_batch, lag_of, start_over, take_again
+from tomodex.erasing import erasing_beside
 from tomodex.errors import BadQuery, Unavailable
 from tomodex.heartbeat import beat, beating, working
 from tomodex.indexes import EMBEDDED
@@ -38,13 +39,15 @@ INDEX = "index"
 def deliver_until_told(settings: Settings, consumers: Sequence[str]) -> None:
     """Deliver to these until SIGTERM or Ctrl-C; what is being written then is finished.
 
+    What is begun to be erased elsewhere is erased here too.
+
     Raises:
         Misconfigured: one of them cannot be used with these settings.
     """
     require_consumers(settings, consumers)
     log.info("delivering", extra={"consumers": [without_query(name) for name in consumers]})
     mains = deliverers(settings, consumers)
-    with beating(settings.data, "deliver"):
+    with beating(settings.data, "deliver"), erasing_beside(settings):
         working()
         run_workers(
             0,

@@ -8,19 +8,24 @@ delivered from then on does not have them, and each consumer is told while nobod
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from threading import Event, Thread
+from uuid import uuid4
+
+import orjson
 
 from tomodex import wiring
 from tomodex.access import Asker
-from tomodex.errors import Unavailable
-from tomodex.exclusions import SENTENCES, Exclusions
+from tomodex.errors import TomodexError, Unavailable
+from tomodex.exclusions import sentence_of
+from tomodex.locks import locked
 from tomodex.options import without_query
-from tomodex.queues import Queue
+from tomodex.queues import Erasure, Queue
 from tomodex.receiving import spool_of
 from tomodex.settings import Settings
 from tomodex.sources.catalogue import forget_series, series_in
@@ -30,6 +35,13 @@ log = logging.getLogger(__name__)
 
 #: Files of the data folder that remember what folders and buckets hold.
 CATALOGUES = ("folder-*.db", "s3-*.db")
+
+#: How often it is looked whether something was begun elsewhere.
+LOOK_S = 30.0
+
+#: How long one who erases waits for another, and the end of the program for one who looks.
+PATIENCE_S = 60.0
+END_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,40 +72,93 @@ def erase(
         Unavailable: a consumer does not answer. It is remembered; `resume` goes on.
     """
     asker.require("identify")
-    exclusions, queue = wiring.exclusions_of(settings), wiring.queue_of(settings)
-    exclusions.exclude_patients(pseudonyms, "erased")
-    exclusions.exclude_series(series_uids, "erased")
-    theirs = _series_of(settings, queue, pseudonyms)
-    exclusions.begin_erasure(
-        {
+    with closing(wiring.queue_of(settings)) as queue:
+        exclusions = wiring.exclusions_of(settings, queue)
+        exclusions.exclude_patients(pseudonyms, "erased")
+        exclusions.exclude_series(series_uids, "erased")
+        theirs = _series_of(settings, queue, pseudonyms)
+        request = {
             "asker": asker.name,
             "roles": sorted(asker.roles),
             "reason": reason,
             "pseudonyms": sorted(set(pseudonyms)),
             "series": sorted({*series_uids, *theirs}),
         }
-    )
-    return resume(settings)
+        with _alone(settings):
+            queue.begin_erasure(Erasure(id=uuid4().hex, request=orjson.dumps(request).decode()))
+            return _carry_out(settings, queue)
 
 
 def resume(settings: Settings) -> Taken:
-    """Go on with every erasure that was begun; raises as `erase` does."""
-    exclusions, taken = wiring.exclusions_of(settings), NOTHING
-    for number, request in exclusions.open_erasures():
-        taken += _finish(settings, exclusions, number, request)
+    """Go on with every erasure that was begun, here or on another machine; raises as `erase`."""
+    with closing(wiring.queue_of(settings)) as queue, _alone(settings):
+        return _carry_out(settings, queue)
+
+
+@contextmanager
+def erasing_beside(settings: Settings) -> Iterator[None]:
+    """Meanwhile carry out what is begun to be erased on other machines, as they do ours."""
+    ended = Event()
+    thread = Thread(target=_keep_erasing, args=(settings, ended), name="erase", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(END_S)
+
+
+def _keep_erasing(settings: Settings, ended: Event) -> None:
+    while not ended.is_set():
+        try:
+            with closing(wiring.queue_of(settings)) as queue:
+                while not ended.wait(LOOK_S):
+                    if queue.erasures():
+                        with _alone(settings):
+                            _carry_out(settings, queue)
+        except TomodexError as error:
+            log.warning("not erased", extra={"sentence": str(error)})
+            ended.wait(LOOK_S)
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """Be the only one who erases in this data folder; two would both say that they did it.
+
+    Raises:
+        Unavailable: another process does, for too long.
+    """
+    end = time.monotonic() + PATIENCE_S
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(locked(settings.data, "erase", "another process is erasing"))
+            except Unavailable:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.1)
+            else:
+                break
+        yield
+
+
+def _carry_out(settings: Settings, queue: Queue) -> Taken:
+    taken = NOTHING
+    for erasure in queue.erasures():
+        taken += _finish(settings, queue, erasure)
     return taken
 
 
 def opt_out(settings: Settings, asker: Asker, pseudonyms: Sequence[str], reason: str) -> Taken:
     """Have patients in no index and no count until they opt in again; raises as `erase` does."""
     asker.require("identify")
-    exclusions, queue = wiring.exclusions_of(settings), wiring.queue_of(settings)
-    patients = exclusions.exclude_patients(pseudonyms, "opted_out")
-    series = _series_of(settings, queue, pseudonyms)
-    sentence = f"the series {SENTENCES['opted_out']}"
-    known = [uid for uid in series if queue.exclude(uid, "opted_out", sentence)]
-    # Those who are silent now get it from the feed.
-    _tell_consumers(settings, queue, known)
+    with closing(wiring.queue_of(settings)) as queue:
+        patients = wiring.exclusions_of(settings, queue).exclude_patients(pseudonyms, "opted_out")
+        series = _series_of(settings, queue, pseudonyms)
+        sentence = sentence_of("opted_out")
+        known = [uid for uid in series if queue.exclude(uid, "opted_out", sentence)]
+        # Those who are silent now, or on another machine, get it from the feed.
+        _tell_consumers(settings, queue, known)
     wiring.saved_of(settings).forget_patients(pseudonyms)
     taken = Taken(patients=patients, series=len(known))
     wiring.audit_of(settings).write(
@@ -109,15 +174,18 @@ def opt_in(settings: Settings, asker: Asker, pseudonyms: Sequence[str], reason: 
     before anything is read.
     """
     asker.require("identify")
-    patients = wiring.exclusions_of(settings).readmit_patients(pseudonyms)
-    wiring.queue_of(settings).retry("rejected", "opted_out")
+    with closing(wiring.queue_of(settings)) as queue:
+        patients = wiring.exclusions_of(settings, queue).readmit_patients(pseudonyms)
+        queue.retry("rejected", "opted_out")
     wiring.audit_of(settings).write(asker, "opt-in", reason, patients=patients)
     return patients
 
 
-def _finish(settings: Settings, exclusions: Exclusions, number: int, request: Any) -> Taken:
-    pseudonyms, series = request["pseudonyms"], request["series"]
-    queue = wiring.queue_of(settings)
+def _finish(settings: Settings, queue: Queue, erasure: Erasure) -> Taken:
+    request = orjson.loads(erasure.request)
+    pseudonyms = request["pseudonyms"]
+    # The catalogues of this data folder may know of more than whoever began it.
+    series = sorted({*request["series"], *_series_of(settings, queue, pseudonyms)})
     queue.forget(series)
     silent = _tell_consumers(settings, queue, series)
     for file in _catalogues(settings.data):
@@ -135,7 +203,7 @@ def _finish(settings: Settings, exclusions: Exclusions, number: int, request: An
     wiring.audit_of(settings).write(
         asker, "erase", request["reason"], patients=taken.patients, series=taken.series
     )
-    exclusions.end_erasure(number)
+    queue.end_erasure(erasure)
     return taken
 
 

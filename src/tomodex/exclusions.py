@@ -1,27 +1,26 @@
 """Patients who are not to be indexed: they were erased, or do not want it.
 
-Kept as keyed hashes of their pseudonyms, and of the UIDs of series that were erased alone, so that
-who reads the file learns of nobody.
+The queue keeps them, so that it holds on every machine that uses the queue; as keyed hashes of
+their pseudonyms, and of the UIDs of series that were erased alone, so that who reads them learns
+of nobody.
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from threading import RLock
 from typing import Any, Literal, cast
 
-import apsw
-import orjson
-
 from tomodex.annotation import AnnotatedSeries
-from tomodex.errors import Unsuitable
 from tomodex.private_file import open_private, transaction
-from tomodex.queues import NewTask, Outcome, Queue, Rejected, Task
+from tomodex.queues import Erasure, NewTask, Outcome, Queue, Rejected, Task
 from tomodex.series import Series
 
 #: Why somebody is not indexed, as the reason of rejected tasks.
@@ -32,49 +31,40 @@ SENTENCES: dict[Why, str] = {
     "opted_out": "is of a patient who does not want to be indexed",
 }
 
-SCHEMA = """
+#: Of the file in which a data folder kept its own before.
+FORMER_SCHEMA = """
 create table if not exists exclusion (
     mark text primary key,
     why  text not null
 ) strict, without rowid;
--- Erasures that have begun: what is still to be forgotten, by whom it was erased, and why.
 create table if not exists erasure (
     id      integer primary key,
-    request text    not null            -- JSON
+    request text    not null
 ) strict;
 """
 
 
 class Exclusions:
-    """`exclusions.db` in the data folder; any number of processes and threads use it at once.
+    """Who is not to be indexed, as the queue keeps it.
 
     Args:
-        key: gives a secret of the site; it is asked once somebody is excluded.
-
-    Raises:
-        Misconfigured: the file cannot be used.
+        key: gives a secret of the site, the same on all machines; it is asked once somebody is
+            excluded.
     """
 
-    def __init__(self, file: Path, key: Callable[[], bytes]) -> None:
+    def __init__(self, queue: Queue, key: Callable[[], bytes]) -> None:
+        self._queue = queue
         self._key = cache(key)
-        self._lock = RLock()  # an apsw connection serves one thread at a time
-        self._db = open_private(file, SCHEMA)
-        self._marks: dict[str, Why] = {}
-        self._version = -1
 
     def why(self, series: Series) -> Why | None:
         """Why a series is not to be indexed; None: nothing is against it."""
-        marks = self._current()
+        marks = self._queue.barred()
         if not marks:
             return None
-        return marks.get(self._mark("patient", series.patient)) or marks.get(
+        found = marks.get(self._mark("patient", series.patient)) or marks.get(
             self._mark("series", series.series_uid)
         )
-
-    def require(self, series: Series) -> None:
-        """Raises Unsuitable: it is not to be indexed."""
-        if why := self.why(series):
-            raise Unsuitable(why, f"the series {SENTENCES[why]}")
+        return cast(Why | None, found)
 
     def exclude_patients(self, pseudonyms: Iterable[str], why: Why) -> int:
         """Have these not indexed from now on; how many were not excluded so before."""
@@ -86,72 +76,23 @@ class Exclusions:
 
     def readmit_patients(self, pseudonyms: Iterable[str]) -> int:
         """Let those be indexed again who had opted out; how many that are."""
-        rows = [(self._mark("patient", pseudonym),) for pseudonym in pseudonyms]
-        with self._writing() as db:
-            before = db.total_changes()
-            db.executemany("delete from exclusion where mark = ? and why = 'opted_out'", rows)
-            return db.total_changes() - before
+        marks = [self._mark("patient", pseudonym) for pseudonym in pseudonyms]
+        return self._queue.unbar(marks, "opted_out")
 
     def excludes(self, pseudonym: str) -> Why | None:
         """Why a patient is not indexed; None: nothing is against it."""
-        return self._current().get(self._mark("patient", pseudonym))
+        return cast(Why | None, self._queue.barred().get(self._mark("patient", pseudonym)))
 
     def count(self, why: Why) -> int:
         """How many are not indexed for this reason, patients and single series."""
-        return sum(one == why for one in self._current().values())
-
-    # Erasures that have begun
-
-    def begin_erasure(self, request: object) -> int:
-        """Remember what is to be erased until it is; its number."""
-        with self._writing() as db:
-            sql = "insert into erasure (request) values (?)"
-            db.execute(sql, (orjson.dumps(request).decode(),))
-            return db.last_insert_rowid()
-
-    def open_erasures(self) -> Sequence[tuple[int, Any]]:
-        """What was begun and not ended, oldest first."""
-        with self._lock:
-            rows = self._db.execute("select id, request from erasure order by id").fetchall()
-        return [(int(str(number)), orjson.loads(str(request))) for number, request in rows]
-
-    def end_erasure(self, number: int) -> None:
-        """Forget what was to be erased, as it was."""
-        with self._writing() as db:
-            db.execute("delete from erasure where id = ?", (number,))
+        return sum(one == why for one in self._queue.barred().values())
 
     def _exclude(self, kind: str, names: Iterable[str], why: Why) -> int:
-        rows = [(self._mark(kind, name), why) for name in names if name]
-        with self._writing() as db:
-            before = db.total_changes()
-            # Whoever was erased stays so, whatever they want besides.
-            db.executemany(
-                """insert into exclusion values (?, ?) on conflict (mark) do update
-                set why = excluded.why
-                where exclusion.why = 'opted_out' and excluded.why = 'erased'""",
-                rows,
-            )
-            return db.total_changes() - before
+        marks: dict[str, str] = {self._mark(kind, name): why for name in names if name}
+        return self._queue.bar(marks) if marks else 0
 
     def _mark(self, kind: str, name: str) -> str:
         return hmac.digest(self._key(), f"{kind}\0{name}".encode(), "sha256").hex()
-
-    def _current(self) -> dict[str, Why]:
-        """All of them, as the last process that changed them left them."""
-        with self._lock:
-            version = cast(int, self._db.pragma("data_version"))
-            if version != self._version:
-                rows = self._db.execute("select mark, why from exclusion").fetchall()
-                self._marks = {str(mark): cast(Why, why) for mark, why in rows}
-                self._version = version
-            return self._marks
-
-    @contextmanager
-    def _writing(self) -> Iterator[apsw.Connection]:
-        with transaction(self._db, self._lock, "the exclusions") as db:
-            yield db
-            # What this connection wrote does not change what it sees as the version.
-            self._version = -1
 
 
 class ExcludingQueue:
@@ -159,36 +100,99 @@ class ExcludingQueue:
 
     def __init__(self, queue: Queue, exclusions: Exclusions) -> None:
         self._queue = queue
-        self._exclusions = exclusions
+        self.exclusions = exclusions
 
     def put(self, tasks: Iterable[NewTask]) -> int:
-        return self._queue.put(filter(None, map(self._judged, tasks)))
+        judged = [one for one in map(self._judged, tasks) if one is not None]
+        new = self._queue.put(judged)
+        # Somebody may have been excluded, on another machine, just before these came in.
+        for task in judged:
+            if not task.reason:
+                self._take_out(task.series)
+        return new
+
+    def lease(self, worker: str, lease: timedelta, avoiding: Collection[str] = ()) -> Task | None:
+        """As of any queue; whoever was excluded meanwhile is rejected before anything is read."""
+        while (task := self._queue.lease(worker, lease, avoiding)) is not None:
+            why = self.exclusions.why(task.series)
+            if why is None:
+                return task
+            self._reject(task, why)
+        return None
 
     def settle(self, task: Task, outcome: Outcome) -> bool:
         # Only now it may be known whose the series is.
         series = outcome.series if isinstance(outcome, AnnotatedSeries) else task.series
-        why = self._exclusions.why(series)
-        if why is None:
-            return self._queue.settle(task, outcome)
-        rejected = Rejected(reason=why, sentence=f"the series {SENTENCES[why]}")
-        settled = self._queue.settle(task, rejected)
-        if why == "erased":
-            self._queue.forget([task.series.series_uid])
+        why = self.exclusions.why(series)
+        if why is not None:
+            return self._reject(task, why)
+        settled = self._queue.settle(task, outcome)
+        # Whoever was excluded while it was written did not find it.
+        self._take_out(series)
         return settled
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._queue, name)
 
     def _judged(self, task: NewTask) -> NewTask | None:
-        why = self._exclusions.why(task.series)
+        why = self.exclusions.why(task.series)
         if why is None:
             return task
         if why == "erased":
             return None
-        sentence = f"the series {SENTENCES[why]}"
-        return replace(task, reason=why, sentence=sentence, listed=None)
+        return replace(task, reason=why, sentence=sentence_of(why), listed=None)
+
+    def _reject(self, task: Task, why: Why) -> bool:
+        settled = self._queue.settle(task, Rejected(reason=why, sentence=sentence_of(why)))
+        if why == "erased":
+            self._queue.forget([task.series.series_uid])
+        return settled
+
+    def _take_out(self, series: Series) -> None:
+        match self.exclusions.why(series):
+            case "erased":
+                self._queue.forget([series.series_uid])
+            case "opted_out":
+                self._queue.exclude(series.series_uid, "opted_out", sentence_of("opted_out"))
+
+
+def sentence_of(why: Why) -> str:
+    """What is said of a series that is not indexed."""
+    return f"the series {SENTENCES[why]}"
 
 
 def excluding(queue: Queue, exclusions: Exclusions) -> Queue:
     """The queue, as it takes nothing of those who are excluded."""
     return cast(Queue, ExcludingQueue(queue, exclusions))
+
+
+def refusal_of(queue: Queue, series: Series) -> Why | None:
+    """Why a queue takes nothing of a series, if that is because somebody is excluded."""
+    return queue.exclusions.why(series) if isinstance(queue, ExcludingQueue) else None
+
+
+def take_over(file: Path, queue: Queue) -> None:
+    """Bring what a data folder kept in a file of its own into the queue, and remove the file.
+
+    Whatever stops it, the next one does it again.
+
+    Raises:
+        Misconfigured: the file cannot be used.
+        Unavailable: it, or the queue, cannot be written now.
+    """
+    db = open_private(file, FORMER_SCHEMA)
+    try:
+        with transaction(db, RLock(), "the exclusions"):
+            marks = db.execute("select mark, why from exclusion").fetchall()
+            queue.bar({str(mark): str(why) for mark, why in marks})
+            for number, request in db.execute("select id, request from erasure").fetchall():
+                # Other data folders may have brought theirs, with the same numbers.
+                mark = sha256(str(request).encode()).hexdigest()[:16]
+                queue.begin_erasure(Erasure(id=f"former-{number}-{mark}", request=str(request)))
+            # Whoever waits for us finds nothing more to do.
+            db.execute("delete from exclusion; delete from erasure")
+    finally:
+        db.close()
+    for remains in (file, file.with_name(f"{file.name}-journal")):
+        with suppress(FileNotFoundError):
+            remains.unlink()

@@ -15,6 +15,7 @@ from functools import partial
 from tomodex.backfill import list_plan
 from tomodex.daily import discover_daily
 from tomodex.delivering import deliverers, require_consumers
+from tomodex.erasing import erasing_beside
 from tomodex.errors import Misconfigured, Suspended, TomodexError, Unavailable
 from tomodex.heartbeat import beat, beating, working
 from tomodex.indexing import be_worker
@@ -55,7 +56,11 @@ def run(settings: Settings, beside: Sequence[Beside] = ()) -> None:
         require_segmenter(segmenter)
     queue = queue_of(settings)
     taken = f"another `tomodex run` works on {settings.data}"
-    with locked(settings.data, LOCK, taken), beating(settings.data, LOCK):
+    with (
+        locked(settings.data, LOCK, taken),
+        beating(settings.data, LOCK),
+        erasing_beside(settings),
+    ):
         bury_the_dead(queue)
         consumers = _delivered_here(settings)
         require_consumers(settings, consumers)

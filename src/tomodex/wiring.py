@@ -18,7 +18,7 @@ from tomodex.bounds import Bounds, Expect, allowed_bytes, ignore
 from tomodex.cohorts import Cohorts
 from tomodex.disclosure import Disclosure
 from tomodex.errors import BadQuery, Misconfigured, Unavailable
-from tomodex.exclusions import Exclusions, excluding
+from tomodex.exclusions import Exclusions, excluding, take_over
 from tomodex.identities import Identities, remembering
 from tomodex.indexes import Index, Resident, open_index
 from tomodex.instance import read_instance
@@ -193,14 +193,13 @@ def identities_of(settings: Settings) -> Identities | None:
     return Identities(settings.access.identities_file or settings.data / "identities.db")
 
 
-def exclusions_of(settings: Settings) -> Exclusions:
-    """Patients who are not to be indexed."""
-    _make_data_folder(settings.data)
+def exclusions_of(settings: Settings, queue: Queue) -> Exclusions:
+    """Patients who are not to be indexed, as the queue keeps them."""
 
     def key() -> bytes:
         return hmac.digest(load_key(settings.key_file), b"exclusions", "sha256")
 
-    return Exclusions(settings.data / "exclusions.db", key)
+    return Exclusions(queue, key)
 
 
 def left_alone(settings: Settings) -> list[Suspension]:
@@ -212,7 +211,10 @@ def queue_of(settings: Settings) -> Queue:
     """The queue, made on first use, which takes nothing of patients who are excluded."""
     _make_data_folder(settings.data)
     queue = open_queue(settings.queue_url, settings.data)
-    return excluding(queue, exclusions_of(settings))
+    former = settings.data / "exclusions.db"
+    if former.exists():
+        take_over(former, queue)
+    return excluding(queue, exclusions_of(settings, queue))
 
 
 def logbook_of(settings: Settings) -> Logbook:
@@ -421,7 +423,6 @@ def annotator_of(settings: Settings, expect: Expect = ignore) -> Callable[[Task]
     A series that a worker did not survive is treated gently: its pixels are decoded by one thread.
     """
     opened: list[Tools] = []
-    exclusions = exclusions_of(settings)
 
     # Objects of a bucket are sources of their own, so not all stay open.
     @lru_cache(maxsize=OPEN_SOURCES)
@@ -429,7 +430,6 @@ def annotator_of(settings: Settings, expect: Expect = ignore) -> Callable[[Task]
         return source_of(settings, url)
 
     def annotate(task: Task) -> AnnotatedSeries:
-        exclusions.require(task.series)
         if not opened:
             opened.append(replace(tools_of(settings, task.source), expect=expect))
         threads = None if task.attempt == 1 else 1

@@ -11,7 +11,7 @@ import pytest
 
 from tomodex.annotation import AnnotatedSeries, Annotation, Coding, Image, Provenance
 from tomodex.measurement import Measurement
-from tomodex.queues import Failed, NewTask, Outcome, Queue, Rejected, Retry, Task
+from tomodex.queues import Erasure, Failed, NewTask, Outcome, Queue, Rejected, Retry, Task
 from tomodex.segmentation import Algorithm
 from tomodex.series import Series
 from tomodex.sources import Window
@@ -651,6 +651,33 @@ class QueueContract:
         assert [queue.states(uid) for uid in ("1.1", "1.2")] == [[], []]
         assert list(queue.known("s3://b")) == []
         assert sum(queue.count().values()) == 1
+
+    # Who is kept out
+
+    def test_who_is_barred_is_known_with_the_reason(self, queue):
+        assert queue.barred() == {}
+        assert queue.bar({"a": "opted_out", "b": "erased"}) == 2
+        assert queue.bar({"a": "opted_out", "b": "erased"}) == 0
+        assert queue.barred() == {"a": "opted_out", "b": "erased"}
+        assert queue.unbar(["a", "b", "c"], "opted_out") == 1
+        assert queue.barred() == {"b": "erased"}
+
+    def test_who_was_erased_is_not_let_in_by_opting_out_and_in_again(self, queue):
+        queue.bar({"a": "opted_out"})
+        assert queue.bar({"a": "erased"}) == 1
+        assert queue.bar({"a": "opted_out"}) == 0
+        assert queue.unbar(["a"], "opted_out") == 0
+        assert queue.barred() == {"a": "erased"}
+
+    def test_an_erasure_is_remembered_until_it_has_ended(self, queue):
+        first, second = Erasure(id="b", request="{}"), Erasure(id="a", request='{"x":1}')
+        queue.begin_erasure(first)
+        queue.begin_erasure(replace(first, request="[]"))
+        queue.begin_erasure(second)
+        assert sorted(queue.erasures(), key=lambda one: one.id) == [second, first]
+        queue.end_erasure(first)
+        queue.end_erasure(first)
+        assert queue.erasures() == [second]
 
     # Indexed again
 

@@ -195,10 +195,10 @@ def list_optouts(
     patient_ids: AsIds = False,
 ) -> None:
     """Say how many opted out, and which of those in a file: only hashes of them are kept."""
-    from tomodex.wiring import exclusions_of
+    from tomodex.wiring import exclusions_of, queue_of
 
     settings = settings_of_run()
-    exclusions = exclusions_of(settings)
+    exclusions = exclusions_of(settings, queue_of(settings))
     if file is None:
         print_out(f"{exclusions.count('opted_out'):,} opted out")
         return

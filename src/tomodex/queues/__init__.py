@@ -140,6 +140,14 @@ class Audited:
     sentence: str  #: why
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Erasure:
+    """Something that is to be erased wherever there are traces of it, see `tomodex.erasing`."""
+
+    id: str
+    request: str  #: JSON; nothing of it is left once the erasure has ended
+
+
 class Queue(Protocol):
     """Holds each series at most once for each configuration; several threads may use it.
 
@@ -255,6 +263,30 @@ class Queue(Protocol):
         Who consumes the feed is to be told some other way. What the audit says of a withdrawal
         stays: that one was, and its UID.
         """
+
+    def bar(self, marks: Mapping[str, str]) -> int:
+        """Keep why the bearers of these marks are not to be indexed; how many marks are new so.
+
+        What a mark is the caller knows. One that is barred as "erased" stays so.
+        """
+
+    def unbar(self, marks: Collection[str], why: str) -> int:
+        """Drop those of these marks that are barred for this reason; how many that is."""
+
+    def barred(self) -> Mapping[str, str]:
+        """All marks with their reasons, whoever has barred them, on whatever machine.
+
+        As of the last put, lease or settling of this queue at least, and of a second ago.
+        """
+
+    def begin_erasure(self, erasure: Erasure) -> None:
+        """Remember what is to be erased; one that is known already is left as it is."""
+
+    def erasures(self) -> Sequence[Erasure]:
+        """What is still to be erased by whoever has this data folder, the oldest first."""
+
+    def end_erasure(self, erasure: Erasure) -> None:
+        """This data folder is done with it; once all can be, nothing is left of it."""
 
     def renew(self, series_uids: Sequence[str], lane: Lane = "reindex") -> int:
         """Make series that were indexed ready again, in a lane; return how many tasks it was.

@@ -45,6 +45,7 @@ from tomodex.queues import (
     TaskState,
 )
 from tomodex.queues import sqlite_statements as say
+from tomodex.queues.sqlite_barred import Barred
 from tomodex.queues.sqlite_file import lock_file, named_errors, open_file, probe_file, transaction
 from tomodex.registry import path_of
 from tomodex.series import Series
@@ -108,7 +109,7 @@ class Verdict:
     settled_ms: int
 
 
-class SqliteQueue:
+class SqliteQueue(Barred):
     """`sqlite:///var/lib/tomodex/tomodex.db`, or `sqlite:` for one that lives in memory.
 
     Args:
@@ -129,6 +130,7 @@ class SqliteQueue:
         now: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
     ) -> None:
+        super().__init__()
         self._file = _file_of(url)
         self._options = _options_of(url)
         self._now = now

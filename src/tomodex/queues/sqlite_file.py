@@ -180,6 +180,29 @@ create trigger task_removed after delete on task begin
         where status = old.status and lane = old.lane and source_id = old.source_id;
 end;
 """,
+    """
+-- Keyed hashes of who is not to be indexed.
+create table barred (
+    mark text primary key,
+    why  text not null
+) strict, without rowid;
+-- Erasures that have begun; what is named there is erased with them.
+create table erasure (
+    id       text    primary key,
+    begun_ms integer not null,
+    request  text    not null            -- JSON
+) strict;
+insert into counter values ('barred', 0);   -- grows with each change
+create trigger barred_added after insert on barred begin
+    update counter set value = value + 1 where name = 'barred';
+end;
+create trigger barred_changed after update on barred begin
+    update counter set value = value + 1 where name = 'barred';
+end;
+create trigger barred_removed after delete on barred begin
+    update counter set value = value + 1 where name = 'barred';
+end;
+""",
 )
 
 

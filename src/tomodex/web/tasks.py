@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Literal, TypeGuard
@@ -18,6 +19,7 @@ from tomodex import mask_orders
 from tomodex.access import Asker
 from tomodex.discovery import task_of
 from tomodex.errors import BadQuery
+from tomodex.exclusions import refusal_of, sentence_of
 from tomodex.queues import Lane, NewTask, Queue, Status, TaskState
 from tomodex.selection import Rules
 from tomodex.series import Series
@@ -363,10 +365,23 @@ def put_orders(
     if asked > MOST_ASKED:
         sentence = f"{asked} tasks have no study_uid; {MOST_ASKED} may, as the source is asked"
         raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", sentence)
-    new = queue.put(task_for(order, settings, rules) for order in orders)
-    configuration = settings.configuration
-    return Accepted(
-        new=new, tasks=[state_of(queue, order.series_uid, configuration) for order in orders]
+    tasks = [task_for(order, settings, rules) for order in orders]
+    return Accepted(new=queue.put(tasks), tasks=[_where(queue, task) for task in tasks])
+
+
+def _where(queue: Queue, task: NewTask) -> TaskSeen:
+    """Where a series stands that was ordered; of one that was erased nothing is kept."""
+    if refusal_of(queue, task.series) != "erased":
+        return state_of(queue, task.series.series_uid, task.configuration)
+    return TaskSeen(
+        id=task.series.series_uid,
+        status="rejected",
+        reason="erased",
+        sentence=sentence_of("erased"),
+        source=task.source,
+        lane=task.lane,
+        attempt=0,
+        updated=datetime.now(UTC).isoformat(timespec="milliseconds"),
     )
 
 

@@ -15,6 +15,8 @@ import apsw
 
 from tomodex.queues.kafka.records import (
     Audit,
+    Barred,
+    Begun,
     Elsewhere,
     Held,
     NewestFirst,
@@ -42,6 +44,8 @@ create temp table said (sequence integer primary key);
 create temp table noted (sequence integer primary key);
 create temp table switched (kind, lane, source_id, primary key (kind, lane, source_id));
 create temp table put_by (series_uid, consumer, primary key (series_uid, consumer));
+create temp table marked (mark primary key);
+create temp table begun (id primary key);
 create temp trigger task_in after insert on main.task begin
     insert into moved values (new.series_uid, new.configuration, 1, '', 0, 0)
         on conflict do update set bump = 1;
@@ -88,6 +92,18 @@ create temp trigger aside_in after insert on main.aside begin
 end;
 create temp trigger aside_out after delete on main.aside begin
     insert or replace into put_by values (old.series_uid, old.consumer);
+end;
+create temp trigger barred_in after insert on main.barred begin
+    insert or ignore into marked values (new.mark);
+end;
+create temp trigger barred_on after update on main.barred begin
+    insert or ignore into marked values (new.mark);
+end;
+create temp trigger barred_out after delete on main.barred begin
+    insert or ignore into marked values (old.mark);
+end;
+create temp trigger erasure_in after insert on main.erasure begin
+    insert or ignore into begun values (new.id);
 end;
 """
 
@@ -181,6 +197,7 @@ def collect(db: apsw.Connection, changes: Changes, now_ms: int) -> None:
         )
     changes.unsaid += [(str(uid), str(name)) for uid, name in db.execute(UNSAID)]
     changes.others += [*_shared(db), *_noted(db), *_switched(db), *_put_by(db)]
+    changes.others += [*_marked(db), *_begun(db)]
 
 
 def _collect_task(changes: Changes, row: tuple[Any, ...], now_ms: int) -> None:
@@ -245,3 +262,14 @@ def _put_by(db: apsw.Connection) -> Iterator[Record | Nothing]:
             yield Nothing("aside", (consumer, uid))
         else:
             yield SetAside(consumer=consumer, series_uid=uid, sequence=sequence, sentence=sentence)
+
+
+def _marked(db: apsw.Connection) -> Iterator[Record | Nothing]:
+    for mark, why in db.execute("select mark, why from marked left join barred using (mark)"):
+        yield Nothing("barred", (mark,)) if why is None else Barred(mark=mark, why=why)
+
+
+def _begun(db: apsw.Connection) -> Iterator[Begun]:
+    sql = "select id, begun_ms, request from begun join erasure using (id)"
+    for number, begun_ms, request in db.execute(sql):
+        yield Begun(id=number, begun_ms=begun_ms, request=request)

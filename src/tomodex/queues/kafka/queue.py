@@ -6,13 +6,16 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
+from math import inf
 from pathlib import Path
+from typing import TypeVar
 
 from tomodex.annotation import AnnotatedSeries, from_json
 from tomodex.probe import Probe
 from tomodex.queues import (
     Aside,
     Audited,
+    Erasure,
     Lane,
     NewTask,
     Order,
@@ -24,7 +27,7 @@ from tomodex.queues import (
 )
 from tomodex.queues.kafka.changes import Changes
 from tomodex.queues.kafka.cluster import Cluster
-from tomodex.queues.kafka.desk import Desk
+from tomodex.queues.kafka.desk import Act, Desk
 from tomodex.queues.kafka.feed import Feed
 from tomodex.queues.kafka.hands import Hands
 from tomodex.queues.kafka.ledger import Ledger
@@ -33,6 +36,14 @@ from tomodex.queues.kafka.press import Press, result_key, task_key
 from tomodex.queues.kafka.records import Kind, Nothing, place_of
 from tomodex.queues.kafka.view import VERSION, View, task_of
 from tomodex.sources import Window
+
+_T = TypeVar("_T")
+
+#: Who is barred is asked of the log again after so long.
+FRESH_S = 1.0
+
+#: How long every machine has time to carry out an erasure that another began.
+ERASURES_KEPT_S = 30 * 86_400.0
 
 
 class KafkaQueue:
@@ -55,6 +66,7 @@ class KafkaQueue:
         self._cluster = Cluster(url)
         self._names = self._cluster.names
         self._now = now
+        self._read_s = -inf  #: when the log was last read to its end
         topics = require_topics(self._cluster)
         file = _view_file(state, self._names.prefix, topics[self._names.states].id)
         self._view = View(file, self._cluster.options, now=now)
@@ -84,27 +96,33 @@ class KafkaQueue:
     def _seen(self) -> View:
         """The view, with all that was said before; or, where a worker died just now, nearly all."""
         self._ledger.look()
+        self._read_s = time.monotonic()
         return self._view
+
+    def _decide(self, act: Act[_T]) -> _T:
+        answer = self._desk.decide(act)
+        self._read_s = time.monotonic()
+        return answer
 
     # Tasks come in
 
     def put(self, tasks: Iterable[NewTask]) -> int:
         # All of it first: a slow source must not hold up everybody else's decisions.
         all_of_them = list(tasks)
-        return self._desk.decide(lambda view, _: view.put(all_of_them)) if all_of_them else 0
+        return self._decide(lambda view, _: view.put(all_of_them)) if all_of_them else 0
 
     def withdraw(self, series_uid: str, source: str = "", sentence: str = "") -> bool:
-        return self._desk.decide(lambda view, _: view.withdraw(series_uid, source, sentence))
+        return self._decide(lambda view, _: view.withdraw(series_uid, source, sentence))
 
     def exclude(self, series_uid: str, reason: str, sentence: str) -> bool:
-        return self._desk.decide(lambda view, _: view.exclude(series_uid, reason, sentence))
+        return self._decide(lambda view, _: view.exclude(series_uid, reason, sentence))
 
     def forget(self, series_uids: Sequence[str]) -> None:
         def forget(view: View, changes: Changes) -> None:
             for uid in series_uids:
                 self._forget(uid, view, changes)
 
-        self._desk.decide(forget)
+        self._decide(forget)
         self._view.overwrite()
 
     def _forget(self, series_uid: str, view: View, changes: Changes) -> None:
@@ -127,24 +145,51 @@ class KafkaQueue:
         changes.others.append(Nothing("elsewhere", (series_uid,)))
 
     def retry(self, status: Status = "failed", reason: str = "") -> int:
-        return self._desk.decide(lambda view, _: view.retry(status, reason))
+        return self._decide(lambda view, _: view.retry(status, reason))
+
+    def bar(self, marks: Mapping[str, str]) -> int:
+        return self._decide(lambda view, _: view.bar(marks))
+
+    def unbar(self, marks: Collection[str], why: str) -> int:
+        return self._decide(lambda view, _: view.unbar(marks, why))
+
+    def barred(self) -> Mapping[str, str]:
+        # Asked for every series: whoever has just decided, leased or settled has read the log.
+        if time.monotonic() > self._read_s + FRESH_S:
+            self._seen()
+        return self._view.barred()
+
+    def begin_erasure(self, erasure: Erasure) -> None:
+        self._decide(lambda view, _: view.begin_erasure(erasure))
+
+    def erasures(self) -> Sequence[Erasure]:
+        return self._seen().erasures()
+
+    def end_erasure(self, erasure: Erasure) -> None:
+        def drop(view: View, changes: Changes) -> None:
+            changes.others.append(Nothing("erasure", (erasure.id,)))
+
+        self._view.remember_done(erasure)
+        if self._view.is_over(erasure, ERASURES_KEPT_S):
+            self._decide(drop)
+            self._view.overwrite()
 
     def renew(self, series_uids: Sequence[str], lane: Lane = "reindex") -> int:
-        return self._desk.decide(lambda view, _: view.renew(series_uids, lane))
+        return self._decide(lambda view, _: view.renew(series_uids, lane))
 
     def bury(self, worker: str) -> int:
         if worker not in self.holders():
             return 0
-        return self._desk.decide(lambda view, _: view.bury_at_once(worker))
+        return self._decide(lambda view, _: view.bury_at_once(worker))
 
     def hold(self, lane: Lane, source: str) -> None:
-        self._desk.decide(lambda view, _: view.hold(lane, source))
+        self._decide(lambda view, _: view.hold(lane, source))
 
     def release(self, lane: Lane, source: str) -> None:
-        self._desk.decide(lambda view, _: view.release(lane, source))
+        self._decide(lambda view, _: view.release(lane, source))
 
     def order(self, lane: Lane, source: str, order: Order) -> None:
-        self._desk.decide(lambda view, _: view.order(lane, source, order))
+        self._decide(lambda view, _: view.order(lane, source, order))
 
     def held(self) -> Sequence[tuple[Lane, str]]:
         return self._seen().held()
@@ -156,13 +201,18 @@ class KafkaQueue:
 
     def lease(self, worker: str, lease: timedelta, avoiding: Collection[str] = ()) -> Task | None:
         row = self._hands.take(worker, _ms(lease), avoiding)
-        return None if row is None else task_of(row)
+        if row is None:
+            return None
+        self._read_s = time.monotonic()
+        return task_of(row)
 
     def extend(self, task: Task, lease: timedelta) -> bool:
         return self._hands.extend(task, _ms(lease))
 
     def settle(self, task: Task, outcome: Outcome) -> bool:
-        return self._hands.settle(task, outcome, self._view.verdict(task, outcome))
+        settled = self._hands.settle(task, outcome, self._view.verdict(task, outcome))
+        self._read_s = time.monotonic()
+        return settled
 
     def give_back(self, task: Task) -> bool:
         return self._hands.give_back(task)
@@ -189,7 +239,7 @@ class KafkaQueue:
         return _result(sequence, series_uid, self._document(sequence) if stands else None)
 
     def amend(self, result: Result, annotated: AnnotatedSeries) -> bool:
-        return self._desk.decide(lambda view, _: view.amend(result, annotated))
+        return self._decide(lambda view, _: view.amend(result, annotated))
 
     def newest(self) -> int:
         return self._seen().newest()
@@ -204,13 +254,13 @@ class KafkaQueue:
         return self._feed.claim(consumer)
 
     def set_aside(self, consumer: str, result: Result, sentence: str) -> None:
-        self._desk.decide(lambda view, _: view.set_aside(consumer, result, sentence))
+        self._decide(lambda view, _: view.set_aside(consumer, result, sentence))
 
     def asides(self, consumer: str, limit: int = 100) -> Sequence[Aside]:
         return self._seen().asides(consumer, limit)
 
     def accept(self, aside: Aside) -> None:
-        self._desk.decide(lambda view, _: view.accept(aside))
+        self._decide(lambda view, _: view.accept(aside))
 
     # What became of them
 

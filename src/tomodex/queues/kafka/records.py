@@ -151,11 +151,38 @@ class SetAside:
     sentence: str
 
 
-Record = Wanted | Work | Standing | Elsewhere | Held | NewestFirst | Audit | SetAside
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Barred:
+    """Somebody who is not to be indexed, by a keyed hash."""
+
+    kind: ClassVar[str] = "barred"
+    keys: ClassVar[int] = 1
+
+    mark: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """An erasure that is to be carried out on every machine; see `ERASURES_KEPT`."""
+
+    kind: ClassVar[str] = "erasure"
+    keys: ClassVar[int] = 1
+
+    id: str
+    begun_ms: int
+    request: str  #: JSON
+
+
+Record = (
+    Wanted | Work | Standing | Elsewhere | Held | NewestFirst | Audit | SetAside | Barred | Begun
+)
 KINDS = {one.kind: one for one in Record.__args__}
 
 
-Kind = Literal["task", "work", "result", "elsewhere", "held", "newest", "audit", "aside"]
+Kind = Literal[
+    "task", "work", "result", "elsewhere", "held", "newest", "audit", "aside", "barred", "erasure"
+]
 
 
 @dataclass(frozen=True, slots=True)

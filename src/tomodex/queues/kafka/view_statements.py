@@ -1,0 +1,109 @@
+"""What the view says to its SQLite file: its tables beyond those of the SQLite queue."""
+
+from __future__ import annotations
+
+from tomodex.queues import sqlite_statements as say
+
+#: Beyond the tables of the SQLite queue.
+MORE = """
+alter table task add column version integer not null default 0;
+alter table task add column void integer not null default 0;   -- results up to it do not stand
+alter table task add column share integer not null default -1; -- topic and partition of its ticket
+alter table task add column at integer not null default -1;    -- offset of its ticket
+alter table task add column taken integer not null default 0;  -- token of the last lease
+alter table result add column version integer not null default 0;
+alter table task add column patient text not null default '';  -- where only a result said it
+create index task_patient on task (patient) where patient <> '';
+create index task_share on task (share, at) where status in ('ready', 'in-progress');
+-- Of series that were withdrawn: a late result of them does not stand.
+create table marker (
+    series_uid    text    not null,
+    configuration text    not null,
+    version       integer not null,
+    void          integer not null,
+    primary key (series_uid, configuration)
+) strict, without rowid;
+-- Records about a version that is not there yet: compaction took the older ones before them.
+create table early (
+    key           blob primary key,
+    value         blob not null,
+    kind          text not null,
+    series_uid    text not null,
+    configuration text not null
+) strict;
+create index early_series on early (series_uid);
+-- Erasures that this data folder is done with; others may not be.
+create table done_here (id text primary key) strict, without rowid;
+create table ticket (share integer primary key, next integer not null) strict;
+-- Up to where the log was read, and what this view is called.
+create table place (next integer not null, name text not null) strict;
+insert into place values (0, lower(hex(randomblob(8))));
+"""
+
+#: Which of the tasks a worker may have.
+ONLY = "and share & 65535 in (select partition from temp.mine)"
+MOST_URGENT = say.heads("asc", ONLY)
+LEAST_URGENT = say.heads("desc", ONLY)
+
+#: A task whose worker lost it, or is late; `:held` is JSON of the ids that we hold ourselves.
+LEFT = f"""
+select id from task indexed by task_due
+where status = 'in-progress' and due_ms > 0 {ONLY}
+    and (due_ms <= :now or id not in (select value from json_each(:held)))
+    and (select url from source where id = source_id)
+        not in (select value from json_each(:avoiding))
+    and not exists (select 1 from held
+                    where held.lane = task.lane and held.source_id = task.source_id)
+order by lane, study_date, id limit 1
+"""
+
+ROW = """
+select id, series_uid, configuration, series,
+    (select url from source where source.id = source_id) as source, fingerprint,
+    lane, status, attempt, token, taken, version, share, at
+from task
+"""
+
+#: Of a new version all counts; of the same one only what says where and what the series is.
+NEW_VERSION = """
+insert into task (id, series_uid, configuration, source_id, fingerprint, series, lane, study_date,
+    status, reason, sentence, attempt, updated_ms, version, void, share, at, patient)
+values (iif(exists (select 1 from task where id = :id
+                    and (series_uid, configuration) <> (:series_uid, :configuration)), null, :id),
+    :series_uid, :configuration, :source_id, :fingerprint, :series, :lane, :study_date, :status,
+    :reason, :sentence, :attempt, :updated_ms, :version, :void, :share, :at, :patient)
+on conflict (series_uid, configuration) do update set
+    source_id = excluded.source_id, fingerprint = excluded.fingerprint, series = excluded.series,
+    lane = excluded.lane, study_date = excluded.study_date, status = excluded.status,
+    reason = excluded.reason, sentence = excluded.sentence, attempt = excluded.attempt,
+    updated_ms = excluded.updated_ms, version = excluded.version, void = excluded.void,
+    share = excluded.share, at = excluded.at, patient = excluded.patient, due_ms = 0,
+    token = 0, worker = '', taken = 0
+"""
+SAME_VERSION = """
+update task set source_id = :source_id, fingerprint = :fingerprint, series = :series,
+    study_date = :study_date, void = :void
+where series_uid = :series_uid and configuration = :configuration
+"""
+WORK = """
+update task set status = :status, due_ms = :due_ms, attempt = :attempt,
+    token = iif(:status = 'in-progress', :token, 0), taken = :token, worker = :worker,
+    reason = :reason, sentence = :sentence, updated_ms = :updated_ms, share = :share, at = :at,
+    patient = iif(:patient = '', patient, :patient),
+    series = iif(:instances is null, series, json_set(series, '$.instance_count', :instances))
+where series_uid = :series_uid and configuration = :configuration
+"""
+NOT_DONE_HERE = """
+select id, request from erasure where id not in (select id from done_here) order by begun_ms, id
+"""
+REACHED = """
+insert into ticket values (:share, :at + 1)
+on conflict do update set next = max(next, excluded.next)
+"""
+RESULT = """
+insert into result (sequence, series_uid, configuration, document, settled_ms, listed, version)
+values (:sequence, :series_uid, :configuration, :document, :settled_ms, :listed, :version)
+"""
+
+#: Stands where the document would; its sequence says where that is.
+PLACE = b"@%d"
