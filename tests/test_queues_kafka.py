@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import struct
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import apsw
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +22,9 @@ from tests.test_queues_sqlite import Clock
 from tomodex.errors import Misconfigured
 from tomodex.queues.kafka.changes import Changes
 from tomodex.queues.kafka.cluster import Cluster, QueueOptions
+from tomodex.queues.kafka.crew import Crew, is_member
 from tomodex.queues.kafka.feed import group_of
+from tomodex.queues.kafka.outbox import within
 from tomodex.queues.kafka.press import task_key
 from tomodex.queues.kafka.records import (
     Audit,
@@ -413,3 +418,64 @@ def test_results_have_no_number_of_their_own(tmp_path: Path):
     with closing(apsw.Connection(str(tmp_path / "view.db"))) as db:
         assert db.execute("select document from result").get == b"@1"
     assert annotated(ct("1.2")).annotations
+
+
+def as_member(generation: int, name: str) -> bytes:
+    """What librdkafka says of a member of a group, as it writes it."""
+    said = struct.pack("=i", generation)
+    return b"CGMDv2:" + said + b"tomodex.workers\0" + name.encode() + b"\0\1"
+
+
+class Says:
+    """A consumer that says this of itself."""
+
+    def __init__(self, metadata: bytes) -> None:
+        self.metadata = metadata
+
+    def consumer_group_metadata(self) -> bytes:
+        return self.metadata
+
+
+def test_who_has_not_joined_is_no_member():
+    with closing(Cluster("kafka://127.0.0.1:1/t").consumer("t.workers")) as consumer:
+        assert not is_member(consumer.consumer_group_metadata())
+
+
+@pytest.mark.parametrize(
+    ("generation", "name", "is_one"),
+    [(3, "rdkafka-1", True), (-1, "rdkafka-1", False), (3, "", False)],
+)
+def test_a_member_has_a_name_and_a_generation(generation, name, is_one):
+    assert is_member(as_member(generation, name)) is is_one
+
+
+def test_a_member_that_is_written_in_another_way_is_not_guessed_at():
+    with pytest.raises(ValueError, match="another way"):
+        is_member(b"CGMDv3:\0\0\0\1")
+
+
+# Kafka takes the offsets of a transaction from one who names no member, whoever has the partition:
+# so it would be settled twice, by a worker that was away too long, and by the one that came after.
+def test_a_worker_that_is_out_of_the_group_does_not_write_as_nobody():
+    crew = Crew(Cluster(URL), lambda partitions: None, lambda partitions: None)
+    former, nobody = as_member(7, "rdkafka-1"), as_member(-1, "")
+    for said in (former, nobody):
+        crew._remember(Says(said))
+    assert crew.metadata() == former
+
+
+def test_who_waits_in_vain_goes_on():
+    begin = time.monotonic()
+    with pytest.raises(KafkaException) as raised:
+        within(0.05, lambda: time.sleep(20))
+    assert time.monotonic() - begin < 10
+    assert raised.value.args[0].code() == KafkaError._TIMED_OUT
+
+
+def test_what_goes_wrong_in_time_is_told():
+    def refuse() -> None:
+        raise KafkaException(KafkaError(KafkaError.ILLEGAL_GENERATION))
+
+    with pytest.raises(KafkaException) as raised:
+        within(10, refuse)
+    assert raised.value.args[0].code() == KafkaError.ILLEGAL_GENERATION

@@ -7,6 +7,7 @@ what the index and the topic have, document by document.
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 import os
@@ -442,7 +443,10 @@ def messages(url: str) -> Iterator[tuple[str, bytes | None]]:
 
 
 def published(site: Site, queue: Queue) -> int:
-    """How many results were ever put into the feed."""
+    """How many results and withdrawals were ever put into the feed."""
     if site.queue.startswith("sqlite:"):
         return queue.newest()
-    return sum(1 for _ in messages(f"{site.queue.partition('?')[0]}.results"))
+    entries = messages(f"{site.queue.partition('?')[0]}.results")
+    # A withdrawal is said of the series, without a configuration; and once more of each result of
+    # it, for those who read the topic without us.
+    return sum(1 for key, value in entries if value is not None or not json.loads(key)[1])

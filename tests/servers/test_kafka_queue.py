@@ -429,9 +429,6 @@ def test_the_commands_work_on_it_and_from_two_machines(broker, tmp_path):
     assert json.loads(found.stdout)["found"]["counts"]["series"] == len(truths), found.stderr
 
 
-# Seen to pass and to fail: after a broker was killed, a worker may wait in vain for its transaction
-# (docs/how-to/use-kafka.md says so). What it holds is then not lost, but late.
-@pytest.mark.xfail(strict=False, reason="a worker may stall after its only broker was killed")
 def test_nothing_is_lost_when_the_broker_is_restarted(tmp_path):
     port, uids = free_port(), [f"1.{n}" for n in range(30)]
     url = f"kafka://127.0.0.1:{port}/restarted?partitions=2&copies=1&session_s=6&fetch_ms=5"

@@ -11,6 +11,7 @@ lanes, and the other the retries.
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Collection
 from threading import Event, RLock, Thread
@@ -34,6 +35,9 @@ POLL_S = 0.1
 #: How soon a worker hears that another has come or gone; partitions move after two or three.
 HEARTBEAT_MS = 1000
 
+#: How librdkafka begins what it says of a member; generation, group and member follow.
+METADATA = b"CGMDv2:"
+
 #: Waits until tasks of these partitions are done, or gives them back.
 LetGo = Callable[[frozenset[int]], None]
 
@@ -56,7 +60,7 @@ class Crew:
         self._trouble: TomodexError | None = None
         self._joined = Event()
         self._closing = Event()
-        self._metadata: object = None
+        self._metadata: bytes | None = None
         self._consumer: Consumer | None = None
         self._thread: Thread | None = None
 
@@ -75,6 +79,7 @@ class Crew:
             max_poll_interval_ms=round(options.poll_s * 1000),
             queued_min_messages=1,
         )
+        is_member(self._consumer.consumer_group_metadata())  # or we could not know it later
         self._thread = Thread(target=self._poll, name="kafka-crew", daemon=True)
         self._thread.start()
 
@@ -110,18 +115,23 @@ class Crew:
         )
         until = time.monotonic() + self._cluster.options.busy_s
         while True:
-            admin = self._cluster.admin()
-            (answer,) = admin.list_consumer_group_offsets([asked], require_stable=True).values()
             try:
-                with self._cluster.named_errors():
-                    places = answer.result(PATIENCE_S).topic_partitions
+                if self._is_stable(asked):
+                    return
             except Unavailable:
                 if time.monotonic() > until:
                     raise
-            else:
-                if not any(place.error for place in places):
-                    return
             time.sleep(POLL_S)
+
+    def _is_stable(self, asked: ConsumerGroupTopicPartitions) -> bool:
+        admin = self._cluster.admin()
+        (answer,) = admin.list_consumer_group_offsets([asked], require_stable=True).values()
+        try:
+            with self._cluster.named_errors():
+                places = answer.result(PATIENCE_S).topic_partitions
+        except TimeoutError as late:
+            raise Unavailable(f"Kafka at {self._cluster.servers} does not say who has it") from late
+        return not any(place.error for place in places)
 
     def accept(self, fresh: frozenset[int]) -> None:
         """The view has all that was said of these before they were ours."""
@@ -157,10 +167,17 @@ class Crew:
             else:
                 # Nobody but this thread may ask the consumer: beside a loop of polls no other
                 # call returns (measured, confluent-kafka 2.16.1).
-                self._metadata = consumer.consumer_group_metadata()
+                self._remember(consumer)
                 if message is not None and message.error() is not None:
                     self._complain(message.error())
         consumer.close()
+
+    def _remember(self, consumer: Consumer) -> None:
+        """Who we are now. One who is out of the group stays who he was, whom Kafka refuses: an
+        offset of nobody is taken from everybody."""
+        metadata = consumer.consumer_group_metadata()
+        if is_member(metadata):
+            self._metadata = metadata
 
     def _complain(self, error: Any) -> None:
         if error.code() not in FOR_A_MOMENT:
@@ -174,7 +191,7 @@ class Crew:
             consumer.pause(partitions)
             self._fresh |= _numbers(partitions)
             self._trouble = None
-            self._metadata = consumer.consumer_group_metadata()
+            self._remember(consumer)
             self._joined.set()
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -183,7 +200,7 @@ class Crew:
             # Nothing new is taken from these; what is in hand can still be settled.
             self._ours -= numbers
             self._fresh -= numbers
-            self._metadata = consumer.consumer_group_metadata()
+            self._remember(consumer)
         try:
             self._let_go(numbers)
         finally:
@@ -196,6 +213,20 @@ class Crew:
             self._fresh -= numbers
         self._lose(numbers)
         consumer.incremental_unassign(partitions)
+
+
+def is_member(metadata: bytes) -> bool:
+    """Whether what librdkafka says of us, as `consumer_group_metadata` writes it, names a member.
+
+    Raises:
+        ValueError: it writes this in another way by now.
+    """
+    if not metadata.startswith(METADATA):
+        raise ValueError("librdkafka writes a group's member in another way than we know")
+    said = metadata[len(METADATA) :]
+    generation = int.from_bytes(said[:4], sys.byteorder, signed=True)
+    _, member, _ = said[4:].split(b"\0", 2)
+    return generation >= 0 and bool(member)
 
 
 def _numbers(partitions: Collection[TopicPartition]) -> frozenset[int]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -109,7 +111,7 @@ class Outbox:
         producer = self.ready()
         try:
             producer.begin_transaction()
-            yield Transaction(producer)
+            yield Transaction(producer, self._timeout_ms / 1000)
             self._commit(producer)
         except KafkaException as failed:
             self._end(producer, failed.args[0])
@@ -119,11 +121,13 @@ class Outbox:
             raise
 
     def _commit(self, producer: Producer) -> None:
+        until = time.monotonic() + self._cluster.options.busy_s
         while True:
             try:
                 producer.commit_transaction(PATIENCE_S)
             except KafkaException as failed:
-                if not failed.args[0].retriable() or failed.args[0].txn_requires_abort():
+                again = failed.args[0].retriable() and not failed.args[0].txn_requires_abort()
+                if not again or time.monotonic() > until:
                     raise
             else:
                 return
@@ -166,10 +170,15 @@ class Outbox:
 
 
 class Transaction:
-    """What is sent in one transaction."""
+    """What is sent in one transaction.
 
-    def __init__(self, producer: Producer) -> None:
+    Args:
+        seconds: after so long the broker has ended it, and nothing is worth waiting for.
+    """
+
+    def __init__(self, producer: Producer, seconds: float) -> None:
         self._producer = producer
+        self._seconds = seconds
 
     def send(self, letters: Sequence[Letter]) -> Sequence[int]:
         """Send these; return their offsets, which others see once all is committed."""
@@ -208,4 +217,30 @@ class Transaction:
     def offset(self, topic: str, partition: int, offset: int, metadata: object) -> None:
         """Have the group's offset committed with the rest, if the partition is still ours."""
         place = TopicPartition(topic, partition, offset)
-        self._producer.send_offsets_to_transaction([place], metadata, PATIENCE_S)
+        within(
+            self._seconds,
+            lambda: self._producer.send_offsets_to_transaction([place], metadata, PATIENCE_S),
+        )
+
+
+def within(seconds: float, call: Callable[[], None]) -> None:
+    """Do this, or leave it alone after so long, in a thread that may never end.
+
+    librdkafka has no timeout of its own where the broker was killed that looks after the group: it
+    waits for a connection that it has given up (librdkafka issues 5456 and 5511).
+    """
+    failed: list[BaseException] = []
+
+    def do() -> None:
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001 - raised below, by who waits for it
+            failed.append(error)
+
+    thread = Thread(target=do, name="kafka-offset", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+    if failed:
+        raise failed[0]
