@@ -36,7 +36,7 @@ from tests.phantoms import ct_dataset, write_ball_series
 from tests.pushing import EXPLICIT, IMPLICIT, associated, push, receiving, store, wait_for
 from tests.test_receiving_conversation import encoded, store_request
 from tomodex.doctor import examine
-from tomodex.errors import Misconfigured, TomodexError, Unavailable
+from tomodex.errors import Elsewhere, Misconfigured, TomodexError, Unavailable
 from tomodex.instance import read_instance
 from tomodex.queues import Failed, NewTask, Queue, Rejected, open_queue
 from tomodex.receiving import Summary, require_guard, summary_lines, wire
@@ -665,6 +665,16 @@ def test_a_spool_is_not_listed_as_what_has_left_it_would_count_as_deleted(desk):
 def test_a_series_that_has_left_the_spool_is_unavailable(desk):
     with pytest.raises(Unavailable, match="push it again"):
         desk.source.describe("1.2.3")
+
+
+def test_series_in_the_spool_of_another_machine_are_left_to_it(desk, tmp_path):
+    uid, files = slices(tmp_path / "ct")
+    desk.keep(uid, files)
+    series = desk.source.describe(uid).series
+    there = open_source(f"spool://{tmp_path}/nowhere", pseudonymize=hidden, state=tmp_path)
+    with pytest.raises(Elsewhere, match="not on this machine") as raised:
+        there.retrieve(series, tmp_path)
+    assert raised.value.source == there.url
 
 
 def test_the_doctor_sees_how_much_lies_in_the_spool(desk, tmp_path):

@@ -21,7 +21,7 @@ from pydicom.uid import MediaStorageDirectoryStorage, SegmentationStorage
 
 from tests.contracts.source import SourceContract, by_uid
 from tests.test_instance import as_bytes, ct_slice, item
-from tomodex.errors import Misconfigured, NotThere, Suspended, Unavailable
+from tomodex.errors import Elsewhere, Misconfigured, NotThere, Suspended, Unavailable
 from tomodex.instance import Instance, read_instance
 from tomodex.sources import Window, open_source
 from tomodex.sources import folder as folder_module
@@ -517,6 +517,6 @@ def test_series_of_a_folder_are_left_to_those_who_have_listed_it(tmp_path: Path)
     """So a worker of another data folder does not use up their attempts."""
     write_archive(tmp_path / "archive")
     source = open_folder(tmp_path)
-    with pytest.raises(Suspended, match="never listed from this data folder") as raised:
+    with pytest.raises(Elsewhere, match="never listed from this data folder") as raised:
         source.describe("1.2.99")
     assert raised.value.source == source.url

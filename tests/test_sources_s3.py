@@ -40,7 +40,7 @@ from tests.test_sources_folder import (
     slice_of,
     write_archive,
 )
-from tomodex.errors import Misconfigured, NotThere, Suspended, Unavailable, Unsuitable
+from tomodex.errors import Elsewhere, Misconfigured, NotThere, Suspended, Unavailable, Unsuitable
 from tomodex.instance import read_instance
 from tomodex.series import Series
 from tomodex.sources import Window, open_source
@@ -354,7 +354,7 @@ def test_a_series_is_not_there_once_the_bucket_was_looked_through(
 ) -> None:
     put(store, "1", instance("1.2.1"))
     source = open_s3(tmp_path)
-    with pytest.raises(Suspended, match="never listed") as raised:
+    with pytest.raises(Elsewhere, match="never listed") as raised:
         source.describe("1.2.2")
     assert raised.value.source == source.url
     list(source.find())

@@ -22,7 +22,7 @@ import pytest
 from tests.contracts.queue import HOUR, annotated, ct, feed, new, status_of
 from tomodex import worker
 from tomodex.bounds import TOO_MUCH
-from tomodex.errors import BadQuery, Misconfigured, Suspended, Unavailable, Unsuitable
+from tomodex.errors import BadQuery, Elsewhere, Misconfigured, Suspended, Unavailable, Unsuitable
 from tomodex.queues import Failed, Rejected, Retry
 from tomodex.queues.sqlite import SqliteQueue
 from tomodex.worker import nothing_left, run_workers, work, work_once
@@ -150,6 +150,49 @@ def test_while_one_archive_is_left_alone_work_goes_on_with_the_others(queue, mon
     assert asked[-3:] == ["0", "1", "2"]
     assert set(rests) == {worker.IDLE_S}
     assert queue.count() == {("daily", "completed"): 3, ("backfill", "completed"): 3}
+
+
+class SharedQueue(SqliteQueue):
+    """One that gives each worker its part."""
+
+    def __init__(self) -> None:
+        super().__init__("sqlite:")
+        self.left = []
+
+    def leave(self, sources):
+        self.left += sources
+
+
+def test_a_queue_that_gives_each_its_part_is_told_what_this_worker_cannot_read():
+    queue = SharedQueue()
+    queue.put([new("1.2"), replace(new("1.3"), source="test://b")])
+    until = datetime.now(UTC) + HOUR
+    elsewhere = Elsewhere("never listed here", source="folder:///archive", until=until)
+
+    def annotate(task):
+        if task.source == "test://b":
+            return well(task)
+        raise elsewhere
+
+    def stop():
+        return status_of(queue, "1.3") == "completed"
+
+    work(queue, annotate, worker="w", stop=stop, avoiding=["s3://bucket"])
+    assert queue.left == ["s3://bucket", "folder:///archive"]
+    assert status_of(queue, "1.2") == "ready"
+
+
+def test_what_is_left_alone_for_a_while_is_not_left_to_others():
+    queue = SharedQueue()
+    queue.put([new("1.2")])
+    asked = []
+
+    def annotate(task):
+        asked.append(task)
+        raise suspended()
+
+    work(queue, annotate, worker="w", stop=lambda: bool(asked))
+    assert queue.left == []
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,10 @@ class Suspended(Unavailable):
         self.until = until  #: with offset; asked again from then on
 
 
+class Elsewhere(Suspended):
+    """Only workers of another data folder can read this archive: leave it to them."""
+
+
 class NotThere(Unavailable):
     """The archive answered, and does not have what was asked for."""
 

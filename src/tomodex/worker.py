@@ -29,8 +29,15 @@ from types import FrameType
 
 from tomodex.annotation import AnnotatedSeries
 from tomodex.bounds import TOO_MUCH, Bounds
-from tomodex.errors import Misconfigured, Suspended, TomodexError, Unavailable, Unsuitable
-from tomodex.queues import Failed, Outcome, Queue, Rejected, Retry, Status, Task
+from tomodex.errors import (
+    Elsewhere,
+    Misconfigured,
+    Suspended,
+    TomodexError,
+    Unavailable,
+    Unsuitable,
+)
+from tomodex.queues import Failed, Outcome, Queue, Rejected, Retry, Shared, Status, Task
 
 log = logging.getLogger(__name__)
 
@@ -103,12 +110,15 @@ def work(
     passed over until its time has come, and sources `avoiding` always.
     """
     unanswered, left_alone = 0, LeftAlone()
+    leave_to_others(queue, avoiding)
     while not stop():
         try:
             others = {*avoiding, *left_alone.sources()}
             outcome = work_once(queue, annotate, worker, lease, bounds, others)
         except Suspended as suspended:
             left_alone.add(suspended)
+            if isinstance(suspended, Elsewhere):
+                leave_to_others(queue, [suspended.source])
             continue
         except Unavailable as unavailable:
             log.warning("unavailable", extra={"worker": worker, "sentence": str(unavailable)})
@@ -118,6 +128,12 @@ def work(
             rest(min(2.0 ** (unanswered - 1), LONGEST_PAUSE_S), stop)
         elif outcome is None:
             rest(idle_s, stop)
+
+
+def leave_to_others(queue: Queue, sources: Collection[str]) -> None:
+    """Have a queue that gives each worker its part bring series of these sources to others."""
+    if sources and isinstance(queue, Shared):
+        queue.leave(sources)
 
 
 class LeftAlone:

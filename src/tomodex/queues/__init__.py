@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol, cast, runtime_checkable
 
 from tomodex.annotation import AnnotatedSeries
 from tomodex.probe import Probe
@@ -337,6 +337,17 @@ class Queue(Protocol):
 
     def close(self) -> None:
         """Give back what it holds open."""
+
+
+@runtime_checkable
+class Shared(Protocol):
+    """A queue that gives each worker its part of the tasks beforehand."""
+
+    def leave(self, sources: Collection[str]) -> None:
+        """Say that this worker, which holds nothing now, can work on no task of these sources.
+
+        Those in its part go to workers that have not said so, as soon as there are any.
+        """
 
 
 def open_queue(url: str, state: Path | None = None) -> Queue:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import apsw
 import orjson
 
-from tomodex.errors import Misconfigured, Suspended, Unavailable
+from tomodex.errors import Elsewhere, Misconfigured, Unavailable
 from tomodex.instance import SEGMENTATIONS, Instance
 
 if TYPE_CHECKING:
@@ -456,10 +456,10 @@ def require_listed(catalogue: Catalogue, url: str) -> None:
     """See to it that this data folder has ever listed an archive.
 
     Raises:
-        Suspended: it has not, so its series are for the workers of the data folder that has.
+        Elsewhere: it has not, so its series are for the workers of the data folder that has.
     """
     if catalogue.is_empty():
-        raise Suspended(
+        raise Elsewhere(
             f"{url} was never listed from this data folder; `tomodex discover` lists it",
             source=url,
             until=datetime.now(UTC) + NOT_LISTED,

@@ -9,16 +9,20 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-from tomodex.errors import Misconfigured, NotThere, Unavailable, Unsuitable
+from tomodex.errors import Elsewhere, Misconfigured, NotThere, Unavailable, Unsuitable
 from tomodex.instance import SEGMENTATIONS, Instance, read_instance
 from tomodex.probe import Probe
 from tomodex.registry import path_of
 from tomodex.series import Listing, Series, derived_uids, series_from
 from tomodex.sources import Progress, Window
 from tomodex.sources.spool_folder import Spool
+
+#: After so long a worker looks again whether there is a spool.
+NOT_HERE = timedelta(minutes=5)
 
 #: Below this, `doctor` speaks of the disk: 20,000 slices of CT.
 LITTLE_BYTES = 10 * 2**30
@@ -79,7 +83,18 @@ class SpoolSource:
         return seen.listing
 
     def retrieve(self, series: Series, into: Path) -> Sequence[Path]:
-        """The files of a series where they lie."""
+        """The files of a series where they lie.
+
+        Raises:
+            Elsewhere: there is no spool here, so who has received it is another machine.
+            Unavailable: the series is not in it any more.
+        """
+        if not self._root.is_dir():
+            raise Elsewhere(
+                f"{self._root} is not on this machine; its series are for who received them",
+                source=self.url,
+                until=datetime.now(UTC) + NOT_HERE,
+            )
         files = self._spool().files(series.series_uid)
         if not files:
             raise Unavailable(f"{self.url} has no series {series.series_uid} any more")

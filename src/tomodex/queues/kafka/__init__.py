@@ -8,6 +8,7 @@
     outbox.py      Kafka transactions
     desk.py        decisions (put, withdraw, retry...), one at a time in the whole cluster
     crew.py        which partitions are ours, as one worker among many
+    relay.py       brings tasks to workers that take them, from those that leave their source
     feed.py        results at their offsets, and how far each consumer has come
     queue.py       all of it as a `Queue`
 

@@ -168,6 +168,8 @@ class Changes:
     others: list[Record | Nothing] = field(default_factory=list)
     #: Messages that are to be forgotten, by topic, partition and key.
     forgotten: list[tuple[str, int, bytes]] = field(default_factory=list)
+    #: Where the tickets of new versions are to lie; none named: anywhere.
+    towards: tuple[int, ...] = ()
 
     def __bool__(self) -> bool:
         parts = (self.wanted, self.said, self.unsaid, self.others, self.forgotten)

@@ -67,6 +67,10 @@ class Cluster:
         self.door = Door(self.servers, self.options)
         self._common: Mapping[str, Any] = {**self.door.settings, "logger": library}
 
+    def be_called(self, name: str) -> None:
+        """Go by this name with the brokers, from the next connection on."""
+        self._common = {**self._common, "client.id": name}
+
     def consumer(self, group: str, **more: Any) -> Consumer:
         with self.named_errors():
             return Consumer(

@@ -39,7 +39,8 @@ class Press:
 
     def publish(self, transaction: Transaction, changes: Changes) -> None:
         """Send all of it."""
-        tickets = {n: self.ticket(w, LANES[w.lane], w.lane) for n, w in _waiting(changes)}
+        tickets = {n: self.ticket(w, LANES[w.lane], w.lane, among=changes.towards)
+                   for n, w in _waiting(changes)}  # fmt: skip
         unsaid = [Letter(topic=self._names.results, key=result_key(*pair), value=None)
                   for pair in changes.unsaid]  # fmt: skip
         said = [self._result(one) for one in changes.said]
@@ -69,12 +70,22 @@ class Press:
         ]
 
     def ticket(
-        self, wanted: Wanted, lane: str, place: int, headers: tuple[tuple[str, str], ...] = ()
+        self,
+        wanted: Wanted,
+        lane: str,
+        place: int,
+        headers: tuple[tuple[str, str], ...] = (),
+        among: Sequence[int] = (),
     ) -> Letter:
-        """What says whose a version of a task is, by the partition that it lies in."""
+        """What says whose a version of a task is, by the partition that it lies in.
+
+        Args:
+            among: partitions that it may lie in; none named: any.
+        """
         key = task_key(wanted.series_uid, wanted.configuration)
         # Each version in another one: what a dead worker held is not to wait until the group knows.
-        partition = zlib.crc32(b"%s%d" % (key, wanted.version)) % self._partitions[place]
+        allowed = among or range(self._partitions[place])
+        partition = allowed[zlib.crc32(b"%s%d" % (key, wanted.version)) % len(allowed)]
         value = orjson.dumps({"version": wanted.version, "lane": lane, "source": wanted.source})
         topic = self._names.tickets[place]
         return Letter(topic=topic, partition=partition, key=key, value=value, headers=headers)

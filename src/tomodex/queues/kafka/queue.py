@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import TypeVar
@@ -34,6 +35,7 @@ from tomodex.queues.kafka.ledger import Ledger
 from tomodex.queues.kafka.making import make_topics, probe_topics, require_topics
 from tomodex.queues.kafka.press import Press, result_key, task_key
 from tomodex.queues.kafka.records import Kind, Nothing, place_of
+from tomodex.queues.kafka.relay import Relay
 from tomodex.queues.kafka.view import VERSION, View, task_of
 from tomodex.sources import Window
 
@@ -75,7 +77,11 @@ class KafkaQueue:
         partitions = [topics[name].partitions for name in self._names.tickets]
         press = Press(self._names, partitions, self._document)
         self._desk = Desk(self._cluster, self._view, self._ledger, press, file)
-        self._hands = Hands(self._cluster, self._view, self._ledger, press, self._now_ms, file)
+        self._relay = Relay(self._cluster, self._view, self._desk)
+        self._new_hands = partial(
+            Hands, self._cluster, self._view, self._ledger, press, self._now_ms, file
+        )
+        self._hands = self._new_hands()
 
     @staticmethod
     def create(url: str) -> Sequence[str]:
@@ -200,11 +206,18 @@ class KafkaQueue:
         return self._seen().is_due(avoiding)
 
     def lease(self, worker: str, lease: timedelta, avoiding: Collection[str] = ()) -> Task | None:
+        self._relay.now_and_then()
         row = self._hands.take(worker, _ms(lease), avoiding)
         if row is None:
             return None
         self._read_s = time.monotonic()
         return task_of(row)
+
+    def leave(self, sources: Collection[str]) -> None:
+        # Others hear of it when we join the group, so it is joined anew.
+        if self._relay.leave(sources):
+            self._hands.close()
+            self._hands = self._new_hands()
 
     def extend(self, task: Task, lease: timedelta) -> bool:
         return self._hands.extend(task, _ms(lease))

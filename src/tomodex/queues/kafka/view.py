@@ -39,17 +39,20 @@ from tomodex.queues.kafka.records import (
     value_of,
 )
 from tomodex.queues.kafka.view_statements import (
+    LATE,
     LEAST_URGENT,
     LEFT,
     MORE,
     MOST_URGENT,
     NEW_VERSION,
     NOT_DONE_HERE,
+    PASS_ON,
     PLACE,
     REACHED,
     RESULT,
     ROW,
     SAME_VERSION,
+    STUCK,
     WORK,
 )
 from tomodex.queues.sqlite import LANES, SqliteQueue, Verdict, read_series
@@ -399,6 +402,27 @@ class View(SqliteQueue):
         told = self._read(say.OF_PATIENT, (patient,))
         found = self._read("select distinct series_uid from task where patient = ?", (patient,))
         return list(dict.fromkeys(str(uid) for (uid,) in [*told, *found]))
+
+    def leaves(self, sources: Collection[str]) -> Sequence[str]:
+        """Those of these sources of which anything waits or is late."""
+        sql = """select url from source where url in (select value from json_each(?))
+                 and exists (select 1 from tally where tally.source_id = source.id
+                             and tally.status in ('ready', 'in-progress') and tally.tasks > 0)"""
+        return [str(url) for (url,) in self._read(sql, (json.dumps(list(sources)),))]
+
+    def stuck(self, source: str, partitions: Collection[int], limit: int) -> Sequence[int]:
+        """Tasks of a source in these partitions that wait, or whose lease is over; by their ids."""
+        facts = {"source": source, "now": self._now_ms(), "limit": limit,
+                 "partitions": json.dumps(list(partitions))}  # fmt: skip
+        found = self._read(LATE, facts)
+        for lane in range(len(LANES)):
+            found += self._read(STUCK, {**facts, "lane": lane, "limit": limit - len(found)})
+        return [int(number) for (number,) in found]
+
+    def pass_on(self, ids: Sequence[int]) -> int:
+        """Decide these anew, so that they get other tickets; within `trying`."""
+        facts = {"ids": json.dumps(list(ids)), "attempts": self._options.attempts}
+        return self._change(PASS_ON, facts)
 
     def traces(self, series_uid: str) -> Sequence[tuple[str, int, int]]:
         """Configurations that anything is known of, with the share and offset of the ticket."""

@@ -57,6 +57,31 @@ where status = 'in-progress' and due_ms > 0 {ONLY}
 order by lane, study_date, id limit 1
 """
 
+#: What waits of a source in a lane, and what its worker is late with, in some partitions.
+_THERE = """
+    and source_id = (select id from source where url = :source)
+    and share & 65535 in (select value from json_each(:partitions))
+"""
+STUCK = f"""
+select id from task indexed by task_waiting
+where status = 'ready' and due_ms = 0 and lane = :lane {_THERE}
+order by study_date, id limit :limit
+"""
+LATE = f"""
+select id from task indexed by task_due
+where status = 'in-progress' and due_ms > 0 and due_ms <= :now {_THERE} limit :limit
+"""
+
+#: How long it has waited stays as it was, but for what makes it another version.
+PASS_ON = """
+update task set due_ms = 0, token = 0, worker = '', updated_ms = updated_ms + 1,
+    status = iif(status = 'ready' or attempt < :attempts, 'ready', 'failed'),
+    reason = iif(status = 'ready' or attempt < :attempts, reason, 'worker_lost'),
+    sentence = iif(status = 'ready' or attempt < :attempts, sentence,
+        attempt || ' workers did not come back from it')
+where id in (select value from json_each(:ids)) and status in ('ready', 'in-progress')
+"""
+
 ROW = """
 select id, series_uid, configuration, series,
     (select url from source where source.id = source_id) as source, fingerprint,
