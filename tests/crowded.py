@@ -10,7 +10,21 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from tomodex.search import And, Has, Hit, Interval, Not, Or, Page, Query, Shows, Term, Totals
+from tomodex.search import (
+    NEWEST,
+    And,
+    Has,
+    Hit,
+    Interval,
+    Not,
+    Or,
+    Order,
+    Page,
+    Query,
+    Shows,
+    Term,
+    Totals,
+)
 from tomodex.search.crowd import Crowd, bits_of
 
 STRUCTURES = (
@@ -92,7 +106,7 @@ class Hospital:
             for field, values in crowds.items()
         }
 
-    def search(self, query: Query, limit: int = 50, offset: int = 0) -> Page:
+    def search(self, query: Query, limit: int = 50, offset: int = 0, order: Order = NEWEST) -> Page:
         found = np.flatnonzero(self.matching(query.term))
         hits = tuple(
             Hit(series_uid=f"1.2.{n}", study_uid=f"1.{n}") for n in found[offset : offset + limit]

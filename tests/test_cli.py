@@ -120,6 +120,33 @@ def test_a_search_says_how_many_before_which(indexed, truths):
     assert err == ""
 
 
+def test_a_table_has_what_it_is_sorted_by(indexed, truths):
+    def table(sort):
+        _, out, _ = indexed("search", "Modality = CT", "--sort", sort)
+        heading, *rows = out.splitlines()[1:]
+        return heading.split(), [row.split() for row in rows]
+
+    truth = truths["abdomen-pelvis"]
+    liver = truth.structures["liver"]
+    heading, rows = table("largest liver")
+    assert heading[-3:] == ["liver,", "ml", "structures"]
+    assert rows[0][0] == truth.series_uid
+    number, word = rows[0][-3:-1]
+    assert float(number.replace(",", "")) == pytest.approx(liver.volume_ml, rel=0.1)
+    assert (word, bool(liver.cut)) == ("cut", True)
+    assert table("densest liver")[0][-3:] == ["liver,", "HU", "structures"]
+    heading, rows = table("slice_count")
+    assert heading[-2] == "slice_count"
+    slices = [float(row[-2]) for row in rows]
+    assert slices == sorted(slices)
+    assert len(set(slices)) > 1
+
+
+def test_a_wrong_order_is_mended(indexed):
+    code, _, err = indexed("search", "liver", "--sort", "larges spleen")
+    assert (code, "did you mean" in err) == (2, True)
+
+
 def test_a_search_may_only_count(indexed):
     code, out, _ = indexed("search", "Modality = CT", "--count")
     assert (code, len(out.splitlines())) == (0, 1)

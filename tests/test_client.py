@@ -154,6 +154,38 @@ def test_however_it_is_asked_the_answer_is_the_same(
     assert Counts(**printed["found"]["counts"]) == counts
 
 
+#: Orders, and what they come to: numbers of the corpus from the first on. It has a spleen in every
+#: second series, and two series of each day.
+ORDERS = {
+    "oldest": sorted(range(30), key=lambda n: (n // 2, str(n))),
+    "-PatientAge": list(reversed(range(30))),
+    "smallest Leber": list(range(30)),
+    "largest spleen": [*range(29, 0, -2), *range(28, -1, -2)],
+}
+
+
+@pytest.mark.parametrize("sort", ORDERS)
+def test_an_order_is_the_same_however_it_is_asked_for(
+    sort, server, local, remote, command, tmp_path
+):
+    uids = [f"1.2.9.{n}" for n in ORDERS[sort]]
+    body = {"query": "", "limit": 12, "offset": 5, "sort": sort}
+    asked = post(server, "/v1/cohort/series", body).json()
+    assert [hit["series_uid"] for hit in asked["hits"]] == uids[5:17]
+    for index in (local, remote):
+        found = index.search("", limit=12, sort=sort)
+        assert [row["SeriesInstanceUID"] for row in found] == uids[:12]
+        index.manifest("", tmp_path / "list.json", sort=sort)
+        listed = json.loads((tmp_path / "list.json").read_text())
+        assert [row["SeriesInstanceUID"] for row in listed["series"]] == uids
+        assert listed["manifest"]["sort"] == asked["sort"]
+    printed = json.loads(command("search", "", "--json", "--limit", "12", "--sort", sort))
+    assert [hit["series_uid"] for hit in printed["found"]["hits"]] == uids[:12]
+    command("search", "", "--sort", sort, "--manifest", str(tmp_path / "list.txt"))
+    lines = (tmp_path / "list.txt").read_text().splitlines()
+    assert [line.split("\t")[1] for line in lines] == uids
+
+
 def test_the_questions_find_all_some_and_none(local):
     found = {query: local.count(query).series for query in QUESTIONS}
     assert (found[""], found["gallbladder"]) == (30, 0)

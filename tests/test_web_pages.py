@@ -240,6 +240,55 @@ def test_pages_of_series_follow_each_other(client):
     assert 'rel="next"' not in second
 
 
+def test_series_are_sorted_by_what_is_asked_for_and_say_what_they_have_of_it(client):
+    page = client.get("/?q=spleen").text
+    (order,) = re.findall(r'<details class="pop" id="sort">.*?</details>', page, re.DOTALL)
+    links = dict(re.findall(r'<a href="([^"]+)"[^>]*>([^<]+)</a>', order))
+    assert "Newest first" in text_of(order)
+    labels = {label: unescape(href) for href, label in links.items()}
+    assert set(labels) >= {"Oldest first", "Largest spleen first", "Least dense spleen first"}
+    page = client.get(labels["Largest spleen first"]).text
+    assert re.findall(r'href="/series/1.2.9.([^"]+)"', page) == [str(n) for n in range(29, 0, -2)]
+    assert "Spleen: 229 ml, " in text_of(page)
+    assert "Spleen: 201 ml, " in text_of(page)
+
+
+def test_an_order_stays_when_pages_are_turned_and_the_question_is_narrowed(client):
+    page = client.get("/?q=liver&sort=-PatientAge").text
+    assert "Eldest first" in text_of(page)
+    kept = [h for h in re.findall(r'href="(/\?q=[^"]+)"', page) if "sort=eldest" in h]
+    every = re.findall(r'href="(/\?q=[^"]+)"', page)
+    order = re.search(r'<details class="pop" id="sort">.*?</details>', page, re.DOTALL)
+    assert len(kept) >= len(every) - len(re.findall("href", order[0])) > 20
+    (after,) = (h for h in kept if "page=2" in h)
+    uids = [
+        re.findall(r'href="/series/1.2.9.([^"]+)"', p)
+        for p in (page, client.get(unescape(after)).text)
+    ]
+    assert [int(n) for n in (*uids[0], *uids[1])] == list(reversed(range(30)))
+    assert '<input type="hidden" name="sort" value="eldest">' in page
+    assert "sort=&#39;-PatientAge&#39;" in page
+    assert "manifest.csv?query=liver&amp;sort=eldest" in page
+    assert "← Newer" not in page
+    assert "Next →" in page
+
+
+def test_an_order_that_is_none_says_which_there_are(client):
+    said = text_of(client.get("/?q=liver&sort=larges+spleen").text)
+    assert "No order is called 'larges spleen'" in said
+
+
+@pytest.mark.parametrize("sort", ["largest liver", "smallest liver", "nonsense", "-StudyDate"])
+def test_who_may_only_count_learns_nothing_by_an_order(folder, sort):
+    viewer = client_of(folder, "viewer")
+    assert viewer.get("/", params={"q": "liver", "sort": sort}).text == viewer.get("/?q=liver").text
+    body = {"query": "liver", "sort": sort}
+    for path in ("/v1/cohort/series", "/v1/cohort/manifest.csv"):
+        assert viewer.post(path, json=body).status_code == HTTPStatus.FORBIDDEN
+    refused = viewer.post("/v1/cohort/counts", json=body)
+    assert refused.status_code == HTTPStatus.UNPROCESSABLE_ENTITY
+
+
 def test_nothing_found_offers_to_take_parts_away(client):
     page = client.get("/?q=gallbladder+and+women").text
     assert "No series fits all of it" in page

@@ -23,7 +23,21 @@ from tomodex.errors import BadQuery, Forbidden, NotThere
 from tomodex.indexes import Index
 from tomodex.instance import Kind
 from tomodex.queues import Audited, Queue, TaskState
-from tomodex.search import ASKABLE, FIELDS, SEARCHABLE, Hit, Query, Sample, Seen, Totals, parse
+from tomodex.search import (
+    ASKABLE,
+    FIELDS,
+    NEWEST,
+    SEARCHABLE,
+    Hit,
+    Order,
+    Query,
+    Sample,
+    Seen,
+    Totals,
+    format_order,
+    parse,
+    parse_order,
+)
 from tomodex.search.language import MAX_CHARACTERS
 from tomodex.telling import Teller
 from tomodex.terminology import Terminology
@@ -66,7 +80,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """Counts first, then some of the series, newest study first."""
+    """Counts first, then some of the series, in the order that was asked for."""
 
     counts: Counts
     among: int  #: series in the index
@@ -75,6 +89,7 @@ class Found:
     seen: Mapping[str, Sequence[Seen]]  #: what hits show from head to foot, by UID, where asked for
     offset: int
     truncated: bool  #: there are more series than these
+    sort: str = "newest"  #: the order of the hits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +170,10 @@ class Cohorts:
         """The question, read."""
         return parse(text, self._terminology)
 
+    def order(self, sort: str) -> Order:
+        """The order that `sort` means, such as "largest spleen"; "" is newest study first."""
+        return parse_order(sort, self._terminology)
+
     def chips(self, text: str) -> tuple[Chip, ...]:
         """The question as the parts that it demands together."""
         return chips_of(self.parse(text), self._terminology)
@@ -167,27 +186,37 @@ class Cohorts:
         self._audit.write(asker, "count", text, **facts)
         return counts
 
-    def series(self, asker: Asker, text: str, limit: int = 50, offset: int = 0) -> Found:
-        """Counts and some of the series."""
+    def series(
+        self, asker: Asker, text: str, limit: int = 50, offset: int = 0, sort: str = ""
+    ) -> Found:
+        """Counts and some of the series, in an order."""
         self._require(asker, "rows", text)
-        found = self._search(text, min(limit, MOST_ROWS), offset)
+        found = self._search(text, min(limit, MOST_ROWS), offset, self.order(sort))
         facts = {"patients": found.counts.patients, "series": found.counts.series}
-        self._audit.write(asker, "query", text, rows=len(found.hits), offset=offset, **facts)
+        page = {"rows": len(found.hits), "offset": offset}
+        self._audit.write(asker, "query", text, sort=found.sort, **page, **facts)
         return found
 
-    def strips(self, asker: Asker, text: str, limit: int = 50, offset: int = 0) -> Found:
+    def strips(
+        self, asker: Asker, text: str, limit: int = 50, offset: int = 0, sort: str = ""
+    ) -> Found:
         """The same, with what each of these series shows from head to foot."""
-        found = self.series(asker, text, min(limit, MOST_STRIPS), offset)
+        found = self.series(asker, text, min(limit, MOST_STRIPS), offset, sort)
         return replace(found, seen=self._index.seen([hit.series_uid for hit in found.hits]))
 
     def rows(
-        self, asker: Asker, text: str, keywords: Sequence[str] = ROW, sample: Sample | None = None
+        self,
+        asker: Asker,
+        text: str,
+        keywords: Sequence[str] = ROW,
+        sample: Sample | None = None,
+        sort: str = "",
     ) -> Iterator[Sequence[Hit]]:
-        """All series that fit, or some drawn by lot, newest study first, some at a time."""
+        """All series that fit, or some drawn by lot, in an order, some at a time."""
         self._require(asker, "rows", text)
-        query = self.parse(text)
+        query, order = self.parse(text), self.order(sort)
         self._audit.write(asker, "export", text, sample=sample.size if sample else None)
-        return self._index.rows(query, keywords, sample)
+        return self._index.rows(query, keywords, sample, order)
 
     def totals(self, asker: Asker) -> Totals:
         """How much is in the index."""
@@ -294,7 +323,7 @@ class Cohorts:
 
     def _counts(self, asker: Asker, text: str) -> Counts:
         if asker.may("rows"):
-            return self._search(text, 0, 0).counts
+            return self._search(text, 0, 0, NEWEST).counts
         teller = self._told()
         told = teller.tell(asker, self.parse(text))
         return Counts(
@@ -349,9 +378,9 @@ class Cohorts:
             raise Forbidden("numbers without series are told of by a server alone")
         return self._teller
 
-    def _search(self, text: str, limit: int, offset: int) -> Found:
+    def _search(self, text: str, limit: int, offset: int, order: Order) -> Found:
         begin = perf_counter()
-        page = self._index.search(self.parse(text), limit, offset)
+        page = self._index.search(self.parse(text), limit, offset, order)
         return Found(
             counts=Counts(
                 patients=page.patients,
@@ -365,6 +394,7 @@ class Cohorts:
             seen={},
             offset=offset,
             truncated=page.series > offset + len(page.hits),
+            sort=format_order(order),
         )
 
     def _totals(self) -> Totals:

@@ -17,7 +17,7 @@ from tomodex.errors import BadQuery, Forbidden, NotThere
 from tomodex.manifests import UIDS, USUAL, Format, Manifest, write_manifest
 from tomodex.pipeline import software_versions
 from tomodex.saved import WATCHED, Difference, Member, SavedCohort, SavedCohorts
-from tomodex.search import SEARCHABLE, Hit, Sample
+from tomodex.search import SEARCHABLE, Hit, Sample, format_order
 
 NO_AUDIT = NoAudit()
 
@@ -95,11 +95,16 @@ class Library:
         self._saved.delete(cohort.id)
 
     def rows(
-        self, asker: Asker, text: str, keywords: Sequence[str], sample: Sample | None = None
+        self,
+        asker: Asker,
+        text: str,
+        keywords: Sequence[str],
+        sample: Sample | None = None,
+        sort: str = "",
     ) -> Listed:
-        """All series that fit, newest study first, or some drawn by lot."""
+        """All series that fit, or some drawn by lot, in an order."""
         shown = _known(keywords)
-        rows = _begun(self._cohorts.rows(asker, text, shown, sample))
+        rows = _begun(self._cohorts.rows(asker, text, shown, sample, sort))
         return Listed(counts=self._cohorts.counts(asker, text), keywords=shown, rows=rows)
 
     def manifest(
@@ -109,9 +114,10 @@ class Library:
         text: str,
         keywords: Sequence[str] = USUAL,
         sample: Sample | None = None,
+        sort: str = "",
     ) -> Taken:
-        """The list of what is found now, newest study first, or of some drawn by lot."""
-        listed = self.rows(asker, text, keywords, sample)
+        """The list of what is found now, or of some drawn by lot, in an order."""
+        listed = self.rows(asker, text, keywords, sample, sort)
         counts = listed.counts
         manifest = Manifest(
             query=text,
@@ -121,6 +127,7 @@ class Library:
             series=counts.series or 0,
             size_bytes=counts.size_bytes,
             sample=sample,
+            sort=format_order(self._cohorts.order(sort)),
             made=_now(),
             versions=self._versions(),
         )
@@ -139,6 +146,7 @@ class Library:
             versions=cohort.versions,
             cohort=cohort.id,
             removed=cohort.removed,
+            sort="SeriesInstanceUID",
         )
         rows = ([_hit(member) for member in batch] for batch in self._saved.members(cohort.id))
         content = write_manifest(kind, manifest, rows, ())

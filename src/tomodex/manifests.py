@@ -83,6 +83,7 @@ class Manifest:
     size_bytes: int | None = None  #: of all pixels, not compressed; None: not known
     sample: Sample | None = None  #: None: all of them
     cohort: str = ""  #: ID of the saved cohort; "": of what was found just now
+    sort: str = "newest"  #: the order of the series; of a saved cohort "SeriesInstanceUID"
     removed: int = 0  #: series that left the saved cohort since: erased, or opted out
     manifest_version: str = VERSION
 

@@ -17,7 +17,7 @@ from tomodex.delivery import Lag
 from tomodex.doctor import Finding
 from tomodex.indexing import Summary
 from tomodex.queues import Aside, Lane, Status, TaskState
-from tomodex.search import Hit, Page
+from tomodex.search import Hit, Measured, Order, Page, Seen
 from tomodex.selection import Check
 from tomodex.sources.gate import Suspension
 from tomodex.verifying import Verified
@@ -56,14 +56,34 @@ def _size(size_bytes: int) -> str:
     return ""
 
 
-def hits_table(hits: Sequence[Hit]) -> Table:
-    """One row for each series that was found."""
-    shown = [keyword for keyword in SHOWN if any(keyword in hit.attributes for hit in hits)]
-    table = _table("SeriesInstanceUID", *shown, "structures")
+def hits_table(hits: Sequence[Hit], order: Order, seen: Mapping[str, Sequence[Seen]]) -> Table:
+    """One row for each series that was found, with what they are sorted by."""
+    also = (order.by,) if isinstance(order.by, str) else ()
+    keywords = dict.fromkeys((*SHOWN, *also))
+    shown = [keyword for keyword in keywords if any(keyword in hit.attributes for hit in hits)]
+    measured = (_measured_heading(order.by),) if isinstance(order.by, Measured) and seen else ()
+    table = _table("SeriesInstanceUID", *shown, *measured, "structures")
     for hit in hits:
         values = [_value(hit.attributes.get(keyword, "")) for keyword in shown]
+        if measured:
+            values.append(_measured(order, seen.get(hit.series_uid, ())))
         table.add_row(hit.series_uid, *values, str(hit.structure_count))
     return table
+
+
+def _measured_heading(by: Measured) -> str:
+    return f"{by.structure}, {'ml' if by.what == 'volume_ml' else 'HU'}"
+
+
+def _measured(order: Order, seen: Sequence[Seen]) -> str:
+    """The number that a series is sorted by, and whether the structure is cut there."""
+    if isinstance(order.by, str):
+        return ""
+    found = next((one for one in seen if one.structure == order.by.structure), None)
+    if found is None:
+        return ""
+    number = f"{found.volume_ml:,.1f}" if order.by.what == "volume_ml" else f"{found.mean_hu:.0f}"
+    return number if found.complete else f"{number} cut"
 
 
 def annotations_table(annotations: Sequence[Annotation]) -> Table:

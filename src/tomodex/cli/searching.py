@@ -20,6 +20,13 @@ def search(
     query: Annotated[str, typer.Argument(help="Such as 'liver complete and PatientSex = F'.")],
     limit: Limit = 20,
     offset: Annotated[int, typer.Option(min=0, help="Skip this many.")] = 0,
+    sort: Annotated[
+        str,
+        typer.Option(
+            metavar="ORDER",
+            help="newest, oldest, thinnest, youngest, -KEYWORD, 'largest spleen', ...",
+        ),
+    ] = "newest",
     facet: Annotated[
         list[str] | None,
         typer.Option(
@@ -37,35 +44,41 @@ def search(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Find series by the anatomy they show: counts first, then the newest of them."""
+    """Find series by the anatomy they show: counts first, then some of them in an order."""
     from tomodex import tables, wiring
     from tomodex.access import OWNER
+    from tomodex.cohorts import MOST_STRIPS
+    from tomodex.search import Measured
 
     settings = indexed_settings()
     cohorts = wiring.cohorts_of(settings)
     if manifest is not None:
-        _write(settings, cohorts, query, manifest)
-    found = cohorts.series(OWNER, query, 0 if count or manifest else limit, offset)
+        _write(settings, cohorts, query, sort, manifest)
+    order = cohorts.order(sort)
+    # A table that is not too long shows how large the largest are.
+    sized = isinstance(order.by, Measured) and not as_json and limit <= MOST_STRIPS
+    find = cohorts.strips if sized else cohorts.series
+    found = find(OWNER, query, 0 if count or manifest else limit, offset, sort)
     facets = cohorts.facets(OWNER, query, facet) if facet else {}
     if as_json:
         print_json({"query": query, "found": found, "facets": facets})
         return
     print_out(tables.counts_line(found.counts))
     if found.hits:
-        print_out(tables.hits_table(found.hits))
+        print_out(tables.hits_table(found.hits, order, found.seen))
     for name, cells in facets.items():
         known = {cell.value: cell.count or 0 for cell in cells}
         print_out("", tables.counted_table(name, known))
 
 
-def _write(settings: Settings, cohorts: Cohorts, query: str, file: Path) -> None:
+def _write(settings: Settings, cohorts: Cohorts, query: str, sort: str, file: Path) -> None:
     from tomodex import wiring
     from tomodex.access import OWNER
     from tomodex.manifests import format_of, keep
 
     kind = format_of(file)
     library = wiring.library_of(settings, cohorts)
-    keep(library.manifest(OWNER, kind, query).content, file)
+    keep(library.manifest(OWNER, kind, query, sort=sort).content, file)
 
 
 def show(

@@ -45,14 +45,20 @@ class Answers(Protocol):
     """Whoever answers: the core on this machine, or a server."""
 
     def count(self, query: str) -> Counts: ...
-    def rows(self, query: str, columns: Sequence[str], limit: int | None) -> Rows: ...
+    def rows(self, query: str, columns: Sequence[str], limit: int | None, sort: str) -> Rows: ...
     def facets(
         self, query: str, fields: Sequence[str]
     ) -> Mapping[str, Mapping[str, int | None]]: ...
     def structures(self, text: str) -> Sequence[Anatomy]: ...
     def series(self, uid: str) -> OneSeries: ...
     def manifest(
-        self, kind: Format, query: str, columns: Sequence[str], sample: Sample | None, file: Path
+        self,
+        kind: Format,
+        query: str,
+        columns: Sequence[str],
+        sample: Sample | None,
+        sort: str,
+        file: Path,
     ) -> None: ...
     def save(self, name: str, query: str) -> SavedCohort: ...
     def cohorts(self) -> Sequence[SavedCohort]: ...
@@ -94,10 +100,14 @@ class Index:
         return self._answers.count(query)
 
     def search(
-        self, query: str, columns: Sequence[str] = COLUMNS, limit: int | None = None
+        self,
+        query: str,
+        columns: Sequence[str] = COLUMNS,
+        limit: int | None = None,
+        sort: str = "newest",
     ) -> Result:
-        """Counts of all that fits, and rows of all or of the newest, newest study first."""
-        found = self._answers.rows(query, columns, limit)
+        """Counts of all that fits, and rows of all or of the first, in an order."""
+        found = self._answers.rows(query, columns, limit, sort)
         return Result(columns=found.columns, rows=tuple(found.rows), counts=found.counts)
 
     def facets(self, query: str, fields: Sequence[str]) -> Mapping[str, Mapping[str, int | None]]:
@@ -119,10 +129,11 @@ class Index:
         columns: Sequence[str] = USUAL,
         sample: int | None = None,
         seed: int = 0,
+        sort: str = "newest",
     ) -> None:
         """Write the list of all series that fit, or of some drawn by lot; the ending says how."""
         drawn = Sample(size=sample, seed=seed) if sample else None
-        self._answers.manifest(format_of(Path(file)), query, columns, drawn, Path(file))
+        self._answers.manifest(format_of(Path(file)), query, columns, drawn, sort, Path(file))
 
     def sql(self, statement: str) -> Result:
         """What one SELECT finds, where the server allows it."""

@@ -35,8 +35,8 @@ class Local:
     def count(self, query: str) -> Counts:
         return self._cohorts.counts(OWNER, query)
 
-    def rows(self, query: str, columns: Sequence[str], limit: int | None) -> Rows:
-        found = self._library.rows(OWNER, query, columns)
+    def rows(self, query: str, columns: Sequence[str], limit: int | None, sort: str) -> Rows:
+        found = self._library.rows(OWNER, query, columns, sort=sort)
         hits = islice(chain.from_iterable(found.rows), limit)
         return Rows(
             counts=found.counts,
@@ -55,9 +55,15 @@ class Local:
         return self._cohorts.one(OWNER, uid)
 
     def manifest(
-        self, kind: Format, query: str, columns: Sequence[str], sample: Sample | None, file: Path
+        self,
+        kind: Format,
+        query: str,
+        columns: Sequence[str],
+        sample: Sample | None,
+        sort: str,
+        file: Path,
     ) -> None:
-        keep(self._library.manifest(OWNER, kind, query, columns, sample).content, file)
+        keep(self._library.manifest(OWNER, kind, query, columns, sample, sort).content, file)
 
     def save(self, name: str, query: str) -> SavedCohort:
         return self._library.save(OWNER, name, query)

@@ -64,8 +64,8 @@ class Remote:
     def count(self, query: str) -> Counts:
         return self._read(Counts, "POST", "/v1/cohort/counts", json={"query": query})
 
-    def rows(self, query: str, columns: Sequence[str], limit: int | None) -> Rows:
-        body = {"query": query, "columns": list(columns)}
+    def rows(self, query: str, columns: Sequence[str], limit: int | None, sort: str) -> Rows:
+        body = {"query": query, "columns": list(columns), "sort": sort}
         lines = self._lines("/v1/cohort/manifest.json", body)
         facts = _facts(next(lines, b""))
         shown = tuple(dict.fromkeys(column for column in columns if column not in UIDS))
@@ -93,9 +93,15 @@ class Remote:
         return self._read(OneSeries, "GET", f"/v1/series/{_segment(uid)}")
 
     def manifest(
-        self, kind: Format, query: str, columns: Sequence[str], sample: Sample | None, file: Path
+        self,
+        kind: Format,
+        query: str,
+        columns: Sequence[str],
+        sample: Sample | None,
+        sort: str,
+        file: Path,
     ) -> None:
-        body: dict[str, object] = {"query": query, "columns": list(columns)}
+        body: dict[str, object] = {"query": query, "columns": list(columns), "sort": sort}
         if sample:
             body |= {"sample": sample.size, "seed": sample.seed}
         self._fetch(file, "POST", f"/v1/cohort/manifest.{_ending(kind)}", json=body)

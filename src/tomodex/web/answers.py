@@ -39,6 +39,14 @@ class Question(BaseModel):
     )
 
 
+#: In which order series are shown.
+SORT = (
+    "The order: `newest` study first, if nothing else is said; `oldest`, `thinnest`, `thickest`, "
+    "`youngest`, `eldest`; an attribute that is a number or a date, `-` before it for its greatest "
+    "first; `largest`, `smallest`, `densest` or `least dense` and a structure."
+)
+
+
 def answer(value: object) -> Response:
     """A value of the core as JSON, the same as the command line prints."""
     return Response(orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS), media_type=JSON)

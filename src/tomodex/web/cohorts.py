@@ -10,7 +10,7 @@ from pydantic import Field
 
 from tomodex.cohorts import MOST_FIELDS, MOST_ROWS, MOST_STRIPS, Cell, Cohorts, Counts, Found
 from tomodex.search import FIELDS
-from tomodex.web.answers import Asking, Question, answer, shown
+from tomodex.web.answers import SORT, Asking, Question, answer, shown
 
 COUNTS = {
     "patients": 1204,
@@ -43,6 +43,7 @@ class PageAsked(Question):
 
     limit: int = Field(default=50, ge=0, le=MOST_ROWS, description="Show this many at most.")
     offset: int = Field(default=0, ge=0, le=2**31, description="Skip this many.")
+    sort: str = Field(default="", max_length=200, description=SORT, examples=["largest spleen"])
     structures: bool = Field(
         default=False,
         description=f"Also what each shows from head to foot; then {MOST_STRIPS} at most.",
@@ -109,11 +110,12 @@ def _add_rows(router: APIRouter, cohorts: Cohorts) -> None:
                 "seen": {HIT_UID: [SACRUM]},
                 "offset": 0,
                 "truncated": True,
+                "sort": "newest",
             }
         ),
-        summary="The series that fit, newest study first",
+        summary="The series that fit, in an order",
     )
     def series(asked: PageAsked, asker: Asking) -> Response:
         """A page of them, with exact counts; `truncated` says whether there are more."""
         find = cohorts.strips if asked.structures else cohorts.series
-        return answer(find(asker, asked.query, asked.limit, asked.offset))
+        return answer(find(asker, asked.query, asked.limit, asked.offset, asked.sort))

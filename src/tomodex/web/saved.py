@@ -14,7 +14,7 @@ from tomodex.library import MOST_NAMED, Library, Taken
 from tomodex.manifests import ENDINGS, MEDIA_TYPES, USUAL
 from tomodex.saved import LONGEST_NAME, Difference, SavedCohort
 from tomodex.search import Sample
-from tomodex.web.answers import NOT_THERE, Asking, Question, answer, shown
+from tomodex.web.answers import NOT_THERE, SORT, Asking, Question, answer, shown
 
 COHORT = {
     "id": "3f9c1e0a7b52",
@@ -47,6 +47,7 @@ class ManifestAsked(Question):
     columns: tuple[Annotated[str, Field(max_length=64)], ...] = Field(
         default=USUAL, max_length=64, description="Attributes beside the UIDs."
     )
+    sort: str = Field(default="", max_length=200, description=SORT, examples=["largest spleen"])
     sample: int | None = Field(
         default=None, ge=1, le=2**31, description="So many, drawn by lot; else all."
     )
@@ -167,16 +168,19 @@ def manifest_router(library: Library) -> APIRouter:
         ending: Ending,
         asker: Asking,
         query: Annotated[str, Query(description="As in `POST`.")],
+        sort: Annotated[str, Query(max_length=200, description=SORT)] = "",
     ) -> StreamingResponse:
         """With the usual attributes."""
-        return _sent(_taken(library, ManifestAsked(query=query), ending, asker), ending)
+        asked = ManifestAsked(query=query, sort=sort)
+        return _sent(_taken(library, asked, ending, asker), ending)
 
     return router
 
 
 def _taken(library: Library, asked: ManifestAsked, ending: Ending, asker: Asking) -> Taken:
     sample = Sample(size=asked.sample, seed=asked.seed) if asked.sample else None
-    return library.manifest(asker, ENDINGS[ending], asked.query, asked.columns, sample)
+    kind = ENDINGS[ending]
+    return library.manifest(asker, kind, asked.query, asked.columns, sample, asked.sort)
 
 
 def _sent(taken: Taken, ending: Ending) -> StreamingResponse:

@@ -125,9 +125,11 @@ def _environment() -> Environment:
     return environment
 
 
-def search_url(text: str, page: int = 1) -> str:
-    """The address of a search."""
-    more = {"page": str(page)} if page > 1 else {}
+def search_url(text: str, page: int = 1, sort: str = "") -> str:
+    """The address of a search; `sort` "" is newest study first."""
+    more = {"sort": sort} if sort else {}
+    if page > 1:
+        more["page"] = str(page)
     return f"/?{urlencode({'q': text, **more})}"
 
 

@@ -87,15 +87,17 @@ def search_pages(cohorts: Cohorts, links: Links) -> APIRouter:
         q: Annotated[str | None, Query()] = None,
         query: Annotated[str | None, Query()] = None,
         page: Annotated[int, Query(ge=1, le=search.MOST_PAGES)] = 1,
+        sort: Annotated[str, Query(max_length=200)] = "",
     ) -> Response:
         if not asker.may("count") and asker.may("operate"):
             return redirect("/operations")
         if q is None and query is not None:  # as it is called in the API
-            return redirect(search_url(query))
+            return redirect(search_url(query, sort=sort))
+        address = str(request.base_url).rstrip("/")
         shown = (
             search.start_page(cohorts)
             if q is None
-            else search.search_page(cohorts, asker, q, page, str(request.base_url).rstrip("/"))
+            else search.search_page(cohorts, asker, q, page, sort, address)
         )
         return render("search.html", shell_of(request, "search", cohorts.totals(asker)), shown)
 

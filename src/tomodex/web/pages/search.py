@@ -9,11 +9,12 @@ from tomodex.access import Asker
 from tomodex.chips import Chip
 from tomodex.cohorts import Cohorts, Counts
 from tomodex.errors import BadQuery
-from tomodex.search import Hit, Seen
+from tomodex.search import NEWEST, Hit, Order, Seen
 from tomodex.web.pages.asking import NOTHING, Asked, asked_of
 from tomodex.web.pages.body import View, views_of
 from tomodex.web.pages.edits import Question, question_of
 from tomodex.web.pages.refining import Section, refinements_of
+from tomodex.web.pages.sorting import Sorting, sorted_by, sortings_of
 from tomodex.web.pages.strip import Strip, strip_of
 
 #: Series on one page.
@@ -66,6 +67,7 @@ class Card:
     who: str  #: sex and age
     how: str  #: slices, kernel, scanner
     strip: Strip | None
+    sorted_by: str = ""  #: what it has of what all are sorted by; "" where that shows anyway
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +99,8 @@ class SearchPage:
     text: str
     examples: Sequence[Example]
     views: Sequence[View]
+    sort: str = ""  #: the order as the address has it; "": newest study first
+    sortings: Sequence[Sorting] = ()
     chips: Sequence[Chip] = ()
     counts: Counts | None = None  #: None: nothing was asked, or it was wrong
     among: int | None = None
@@ -117,16 +121,20 @@ def start_page(cohorts: Cohorts) -> SearchPage:
     )
 
 
-def search_page(cohorts: Cohorts, asker: Asker, text: str, page: int, address: str) -> SearchPage:
+def search_page(
+    cohorts: Cohorts, asker: Asker, text: str, page: int, sort: str, address: str
+) -> SearchPage:
     """The answer to a question; what is wrong with it is on the page too."""
     try:
-        return _answer(cohorts, asker, text, page, address)
+        return _answer(cohorts, asker, text, page, sort, address)
     except BadQuery as wrong:
         begin = start_page(cohorts)
         return replace(begin, text=text, wrong=_wrong(text, wrong))
 
 
-def _answer(cohorts: Cohorts, asker: Asker, text: str, page: int, address: str) -> SearchPage:
+def _answer(
+    cohorts: Cohorts, asker: Asker, text: str, page: int, sort: str, address: str
+) -> SearchPage:
     query = cohorts.parse(text)
     question, asked = question_of(query), asked_of(query.term)
     shown = SearchPage(
@@ -134,9 +142,9 @@ def _answer(cohorts: Cohorts, asker: Asker, text: str, page: int, address: str) 
         examples=(),
         views=views_of(question, asked, cohorts.terminology),
         chips=cohorts.chips(text),
-        python=python_of(text, address),
+        python=python_of(text, sort, address),
     )
-    shown = _with_rows(shown, cohorts, asker, asked, page) if asker.may("rows") else shown
+    shown = _with_rows(shown, cohorts, asker, asked, page, sort) if asker.may("rows") else shown
     counts = shown.counts or cohorts.counts(asker, text)
     shown = replace(shown, counts=counts)
     if counts.series == 0 or counts.patients is None:
@@ -146,18 +154,22 @@ def _answer(cohorts: Cohorts, asker: Asker, text: str, page: int, address: str) 
 
 
 def _with_rows(
-    shown: SearchPage, cohorts: Cohorts, asker: Asker, asked: Asked, page: int
+    shown: SearchPage, cohorts: Cohorts, asker: Asker, asked: Asked, page: int, sort: str
 ) -> SearchPage:
     offset = (min(page, MOST_PAGES) - 1) * PER_PAGE
-    found = cohorts.strips(asker, shown.text, PER_PAGE, offset)
+    order = cohorts.order(sort)
+    found = cohorts.strips(asker, shown.text, PER_PAGE, offset, sort)
     series = found.counts.series or 0
     return replace(
         shown,
         counts=found.counts,
         among=found.among,
         milliseconds=found.milliseconds,
+        sort="" if order == NEWEST else found.sort,
+        sortings=sortings_of(order, asked, cohorts.terminology),
         cards=[
-            card_of(hit, found.seen.get(hit.series_uid, ()), asked, cohorts) for hit in found.hits
+            card_of(hit, found.seen.get(hit.series_uid, ()), asked, order, cohorts)
+            for hit in found.hits
         ],
         turn=Turn(
             page=offset // PER_PAGE + 1,
@@ -168,7 +180,7 @@ def _with_rows(
     )
 
 
-def card_of(hit: Hit, seen: Sequence[Seen], asked: Asked, cohorts: Cohorts) -> Card:
+def card_of(hit: Hit, seen: Sequence[Seen], asked: Asked, order: Order, cohorts: Cohorts) -> Card:
     """What to show of a series."""
     scan = _numbers(hit, "scan_bottom_mm", "scan_top_mm")
     strip = strip_of(seen, scan, asked, cohorts.terminology)
@@ -178,15 +190,17 @@ def card_of(hit: Hit, seen: Sequence[Seen], asked: Asked, cohorts: Cohorts) -> C
         who=_who(hit),
         how=" · ".join(_how(hit)),
         strip=strip,
+        sorted_by=sorted_by(hit, seen, order, cohorts.terminology),
     )
 
 
-def python_of(text: str, address: str) -> str:
+def python_of(text: str, sort: str, address: str) -> str:
     """The same search for who programs."""
+    order = f", sort={sort!r}" if sort else ""
     return (
         "from tomodex.client import Index\n\n"
         f"index = Index({address!r})\n"
-        f"found = index.search({text!r})\n"
+        f"found = index.search({text!r}{order})\n"
         "print(found.counts)\n"
         "table = found.to_pandas()\n"
     )

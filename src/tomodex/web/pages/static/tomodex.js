@@ -85,7 +85,7 @@ document.addEventListener("submit", (event) => {
   event.preventDefault();
   close();
   const url = new URL("/", location.href);
-  url.searchParams.set("q", input().value);
+  url.search = new URLSearchParams(new FormData(event.target));
   show(url, { typed: true });
 });
 
