@@ -19,7 +19,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
 
-from tomodex.errors import TomodexError, Unavailable
+from tomodex.errors import Misconfigured, TomodexError, Unavailable
 from tomodex.locks import is_locked
 from tomodex.places import destination_folder
 from tomodex.probe import Probe, probe_room
@@ -152,7 +152,8 @@ def _ask(look: Look, heard: SimpleQueue[Probe | BaseException | None]) -> None:
 def _of_error(error: BaseException) -> Probe:
     """What could not even be looked at; our own sentences say what helps."""
     if isinstance(error, TomodexError):
-        advice = "the sentence says what is wrong; see docs/reference/settings.md"
+        usual = "the sentence says what is wrong; see docs/reference/settings.md"
+        advice = (isinstance(error, Misconfigured) and error.advice) or usual
         return Probe(subject="opening", verdict="wrong", sentence=str(error), advice=advice)
     advice = "this is a fault of Tomodex: report it with this line"
     return Probe(subject="opening", verdict="wrong", sentence=describe(error), advice=advice)

@@ -53,6 +53,10 @@ class NotThere(Unavailable):
 class Misconfigured(TomodexError):
     """A setting is missing, contradictory, or needs an extra that is not installed."""
 
+    def __init__(self, sentence: str, *, advice: str = "") -> None:
+        super().__init__(sentence)
+        self.advice = advice  #: what to do, for `tomodex doctor`; "": the sentence says it
+
 
 class BadQuery(TomodexError):
     """A search asks for something the index does not know; the message offers what it does."""

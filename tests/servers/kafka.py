@@ -17,14 +17,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
 from confluent_kafka.admin import (
     AclBinding,
+    AclBindingFilter,
     AclOperation,
     AclPermissionType,
     AdminClient,
+    NewTopic,
     ResourcePatternType,
     ResourceType,
     ScramCredentialInfo,
@@ -39,6 +42,9 @@ SERVERS = Path(os.environ.get("TOMODEX_SERVERS") or Path.home() / ".cache/tomode
 JARS = SERVERS / "kafka-4.1.0"
 
 Settings = Mapping[str, str]
+
+#: (resource, how it is named, name, operation), in Kafka's words.
+Right = tuple[str, str, str, str]
 
 
 def settings(folder: Path, port: int, controller: int) -> Settings:
@@ -162,35 +168,47 @@ class Secured:
         key.write_bytes(leaf.private_key_pem.bytes())
         return certificate, key
 
-    def allow(self, user: str, rights: Sequence[tuple[str, str, str, str]]) -> None:
-        """Let a user do (resource, how it is named, name, operation), in Kafka's words."""
+    def allow(self, user: str, rights: Sequence[Right]) -> None:
+        """Let a user do this."""
         self._change(user, rights, AclPermissionType.ALLOW)
 
-    def forbid(self, user: str, rights: Sequence[tuple[str, str, str, str]]) -> None:
+    def forbid(self, user: str, rights: Sequence[Right]) -> None:
         """Have a user not do what may be allowed otherwise."""
         self._change(user, rights, AclPermissionType.DENY)
 
-    def _change(
-        self,
-        user: str,
-        rights: Sequence[tuple[str, str, str, str]],
-        permission: AclPermissionType,
-    ) -> None:
-        acls = [
-            AclBinding(
-                ResourceType[resource],
-                name,
-                ResourcePatternType[pattern],
-                f"User:{user}",
-                "*",
-                AclOperation[operation],
-                permission,
-            )
-            for resource, pattern, name, operation in rights
-        ]
+    def take_back(self, user: str, rights: Sequence[Right]) -> None:
+        """Have what was forbidden as if it never had been."""
         admin = self.admin
-        for done in admin.create_acls(acls).values():
+        asked = [
+            AclBindingFilter(*_binding(user, right, AclPermissionType.DENY)) for right in rights
+        ]
+        for done in admin.delete_acls(asked).values():
             done.result(30)
+
+    def _change(self, user: str, rights: Sequence[Right], permission: AclPermissionType) -> None:
+        admin = self.admin
+        asked = [AclBinding(*_binding(user, right, permission)) for right in rights]
+        for done in admin.create_acls(asked).values():
+            done.result(30)
+
+    def add_topic(self, name: str) -> None:
+        """Make a topic that is compacted."""
+        admin = self.admin
+        topic = NewTopic(name, num_partitions=1, config={"cleanup.policy": "compact"})
+        admin.create_topics([topic])[name].result(30)
+
+
+def _binding(user: str, right: Right, permission: AclPermissionType) -> tuple[Any, ...]:
+    resource, pattern, name, operation = right
+    return (
+        ResourceType[resource],
+        name,
+        ResourcePatternType[pattern],
+        f"User:{user}",
+        "*",
+        AclOperation[operation],
+        permission,
+    )
 
 
 @contextmanager

@@ -3,8 +3,9 @@ docs/how-to/use-kafka.md says and no more."""
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlencode
@@ -13,10 +14,12 @@ from uuid import uuid4
 import pytest
 import trustme
 
-from tests.contracts.queue import feed, new, settle_next
+from tests.contracts.queue import HOUR, annotated, ct, feed, new, settle_next
 from tests.servers.kafka import PLAIN_PASSWORD, PLAIN_USER, Secured
 from tomodex.errors import Misconfigured
+from tomodex.queues import Failed
 from tomodex.queues.kafka.queue import KafkaQueue
+from tomodex.queues.kafka.rights import RIGHTS, TO_CREATE
 from tomodex.sinks import open_sink
 
 pytestmark = pytest.mark.server
@@ -77,13 +80,39 @@ def in_plain_text(secured: Secured) -> Options:
 # Who may come in does
 
 
-def rights(prefix: str) -> list[tuple[str, str, str, str]]:
-    topic = [
-        ("TOPIC", "PREFIXED", f"{prefix}.", operation)
-        for operation in ("READ", "WRITE", "DESCRIBE_CONFIGS", "CREATE")
+#: A row of the table in docs/how-to/use-kafka.md: resource, name, operations.
+ROW = re.compile(r"^\| (topic|group|transactional id) \| prefix `tomodex\.` \| (.+) \|$", re.M)
+
+PAGE = Path(__file__).parents[2] / "docs/how-to/use-kafka.md"
+
+
+def documented() -> list[tuple[str, str]]:
+    """Kinds of resource and operations, as the page has them."""
+    return [
+        (kind.replace(" ", "-"), operation)
+        for kind, operations in ROW.findall(PAGE.read_text())
+        for operation in re.findall(r"`(\w+)`", operations)
     ]
-    others = [("GROUP", "READ"), ("TRANSACTIONAL_ID", "WRITE")]
-    return [*topic, *((kind, "PREFIXED", f"{prefix}.", what) for kind, what in others)]
+
+
+def as_acl(prefix: str, kind: str, operation: str) -> tuple[str, str, str, str]:
+    """As Kafka's tools name it."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", operation).upper()
+    return kind.replace("-", "_").upper(), "PREFIXED", f"{prefix}.", words
+
+
+def rights(prefix: str, but: tuple[str, str] | None = None) -> list[tuple[str, str, str, str]]:
+    return [as_acl(prefix, *right) for right in documented() if right != but]
+
+
+def test_the_page_names_what_the_doctor_looks_for():
+    needed = {*_pairs(RIGHTS), *_pairs(TO_CREATE)}
+    assert needed == set(documented())
+    assert len(documented()) == len(needed)
+
+
+def _pairs(given: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+    return [(kind, operation) for kind, operations in given.items() for operation in operations]
 
 
 @pytest.mark.parametrize("how", ["password", "plain", "certificate"])
@@ -101,14 +130,29 @@ def test_the_queue_works_for_a_user_who_may_use_it(secured, prefix, how):
     url = url_of(secured, listener, prefix, {"partitions": "2", "fetch_ms": "5", **options})
     assert len(KafkaQueue.create(url)) == 10
     with closing(KafkaQueue(url)) as queue:
-        assert queue.put([new("1.1"), new("1.2")]) == 2
-        settle_next(queue)
-        settle_next(queue)
-        with queue.claim("index"):
-            queue.confirm("index", 1)
-        assert queue.cursor("index") == 1
-        assert [uid for uid, _ in feed(queue)] == ["1.1", "1.2"]
+        use(queue)
+        assert [uid for uid, _ in feed(queue)] == ["1.1"]
         assert {probe.verdict for probe in queue.probe()} <= {"ok", "doubtful"}
+    # The same user, with a topic that others read.
+    topic = f"{prefix}.series"
+    secured.add_topic(topic)
+    with closing(open_sink(url_of(secured, listener, topic, options))) as sink:
+        sink.write([annotated(ct("1.1"))])
+        assert [probe.verdict for probe in sink.probe()] == ["ok"]
+
+
+def use(queue: KafkaQueue) -> None:
+    """All that needs a right of its own."""
+    assert queue.put([new("1.1"), new("1.2")]) == 2
+    settle_next(queue)
+    task = queue.lease("w", HOUR)
+    assert task is not None
+    assert queue.extend(task, HOUR)
+    assert queue.settle(task, Failed(reason="odd", sentence="odd"))
+    assert queue.withdraw("1.2")
+    with queue.claim("index"):
+        queue.confirm("index", 1)
+    assert queue.cursor("index") == 1
 
 
 # Who may not is told why, soon
@@ -212,8 +256,121 @@ def test_who_is_not_let_in_is_told_why_soon(
     seconds = time.monotonic() - begin
     record_property("seconds", round(seconds, 1))
     assert seconds < SOON_S
-    (probe,) = open_sink(url_of(secured, listener, user, options)).probe()
-    assert probe.verdict == "wrong"
-    said = f"{refused.value} {probe.sentence} {caplog.text}"
+    said = f"{refused.value} {caplog.text}"
     assert PASSWORD not in said
     assert PLAIN_PASSWORD not in said
+
+
+def test_a_sink_that_is_not_let_in_says_why(secured, user):
+    options = with_password(secured, user)
+    with closing(open_sink(url_of(secured, "expired", "series", options))) as sink:
+        (probe,) = sink.probe()
+        assert (probe.verdict, "certificate has expired" in probe.sentence) == ("wrong", True)
+        with pytest.raises(Misconfigured, match="certificate has expired"):
+            sink.write([annotated(ct("1.1"))])
+
+
+# Who may not do something is told what
+
+
+@pytest.fixture(scope="module")
+def others(secured: Secured) -> str:
+    """The prefix of a queue that was made, and is used, by somebody else."""
+    prefix = f"s{uuid4().hex[:8]}"
+    url = url_of(secured, "open", prefix, {"partitions": "2"})
+    KafkaQueue.create(url)
+    with closing(KafkaQueue(url)) as queue:
+        queue.put([new("1.1")])
+    return prefix
+
+
+#: What needs each right, and what is said where it is not allowed.
+NEEDED_FOR: Mapping[tuple[str, str], tuple[Callable[[KafkaQueue], object], str]] = {
+    ("topic", "Read"): (lambda queue: queue.count(), "may not do that with the topic"),
+    ("topic", "Write"): (lambda queue: queue.put([new("1.9")]), "may not do that with the topic"),
+    ("group", "Read"): (lambda queue: queue.lease("w", HOUR), "may not read the group .*workers"),
+    ("transactional-id", "Write"): (
+        lambda queue: queue.put([new("1.9")]),
+        "may not use the transactional id",
+    ),
+}
+
+
+@pytest.mark.parametrize("right", NEEDED_FOR, ids=" ".join)
+def test_a_right_that_is_missing_is_named_at_once(secured, others, prefix, right):
+    secured.add_user(prefix, PASSWORD)
+    secured.allow(prefix, rights(others, but=right))
+    need, says = NEEDED_FOR[right]
+    url = url_of(secured, "users", others, with_password(secured, prefix))
+    with closing(KafkaQueue(url)) as queue:
+        probes = {probe.subject: probe for probe in queue.probe()}
+        begin = time.monotonic()
+        with pytest.raises(Misconfigured, match=says) as refused:
+            need(queue)
+        assert time.monotonic() - begin < SOON_S
+        if right == ("group", "Read"):
+            with pytest.raises(Misconfigured, match=r"may not read the group .*\.to\.index"):
+                queue.cursor("index")
+    kind, operation = right
+    found = probes["rights"]
+    assert found.verdict == "wrong"
+    assert f"{kind} {others}." in found.sentence
+    assert f": {operation}" in found.sentence
+    (command,) = found.advice.splitlines()
+    asked = f"--resource-pattern-type prefixed --{kind} {others}. --operation {operation}"
+    assert command.endswith(asked)
+    assert PASSWORD not in f"{refused.value} {found}"
+
+
+def test_who_may_not_describe_settings_is_told_so_and_can_work(secured, others, prefix):
+    secured.add_user(prefix, PASSWORD)
+    secured.allow(prefix, rights(others, but=("topic", "DescribeConfigs")))
+    url = url_of(secured, "users", others, with_password(secured, prefix))
+    with closing(KafkaQueue(url)) as queue:
+        probes = {probe.subject: probe for probe in queue.probe()}
+        assert queue.count() is not None
+    assert "may not DescribeConfigs" in probes["topic settings"].sentence
+    assert "and 9 more: DescribeConfigs" in probes["rights"].sentence
+
+
+def test_who_may_do_nothing_is_told_what_to_have_allowed(secured, others, prefix):
+    secured.add_user(prefix, PASSWORD)
+    url = url_of(secured, "users", others, with_password(secured, prefix))
+    with pytest.raises(Misconfigured, match=f"may not even see the topic {others}") as refused:
+        KafkaQueue(url)
+    commands = refused.value.advice.splitlines()
+    assert len(commands) == len(RIGHTS)
+    assert all(f"--allow-principal User:{prefix} " in command for command in commands)
+
+
+def test_a_sink_names_the_right_that_it_lacks(secured, others, prefix):
+    secured.add_user(prefix, PASSWORD)
+    options = with_password(secured, prefix)
+    topic = f"{others}.results"
+    with closing(open_sink(url_of(secured, "users", topic, options))) as sink:
+        for allowed in ("DESCRIBE", "READ"):
+            secured.allow(prefix, [("TOPIC", "LITERAL", topic, allowed)])
+            with pytest.raises(Misconfigured, match=f"may not Write to the topic {topic}"):
+                sink.write([annotated(ct("1.1"))])
+            (probe,) = sink.probe()
+            assert probe.verdict == "wrong"
+            assert "--operation Write" in probe.advice
+        secured.allow(prefix, [("TOPIC", "LITERAL", topic, "WRITE")])
+        sink.write([annotated(ct("1.1"))])
+
+
+def test_a_sink_whose_right_is_taken_away_says_so_and_goes_on_when_it_is_back(
+    secured, others, prefix
+):
+    secured.add_user(prefix, PASSWORD)
+    topic = f"{others}.results"
+    write = [("TOPIC", "LITERAL", topic, "WRITE")]
+    secured.allow(prefix, write)
+    url = url_of(secured, "users", topic, {**with_password(secured, prefix), "timeout_s": "5"})
+    with closing(open_sink(url)) as sink:
+        sink.write([annotated(ct("1.1"))])
+        secured.forbid(prefix, write)
+        with pytest.raises(Misconfigured, match="may not"):
+            sink.write([annotated(ct("1.2"))])
+        secured.take_back(prefix, write)
+        sink.write([annotated(ct("1.3"))])

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicCollection
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it exports them to people only
+    AclOperation,
+    AdminClient,
+    ConfigResource,
+)
 from pydantic import Field
 
 from tomodex.annotation import AnnotatedSeries, to_json
@@ -92,16 +95,17 @@ class KafkaSink:
             partitions = self._partitions()
             policy = self._setting("cleanup.policy")
         except TomodexError as error:
-            advice = "see that the brokers run, that this machine may reach them, and the options"
+            usual = "see that the brokers run, that this machine may reach them, and the options"
+            advice = (isinstance(error, Misconfigured) and error.advice) or usual
             yield Probe(subject="topic", verdict="wrong", sentence=str(error), advice=advice)
             return
+        shown = policy or "not seen: this user may not DescribeConfigs"
+        fault = "set cleanup.policy=compact, or old results are deleted by their age"
         yield Probe(
             subject="topic",
             verdict="ok" if "compact" in policy else "doubtful",
-            sentence=f"{self._topic} has {partitions} partitions, cleanup.policy={policy}",
-            advice=""
-            if "compact" in policy
-            else "set cleanup.policy=compact, or old results are deleted by their age",
+            sentence=f"{self._topic} has {partitions} partitions, cleanup.policy={shown}",
+            advice=fault if policy and "compact" not in policy else "",
         )
 
     def close(self) -> None:
@@ -114,22 +118,27 @@ class KafkaSink:
         if not messages:
             return
         producer = self._opened()
-        failed: list[TomodexError] = []
+        failed: list[KafkaError] = []
 
         def confirmed(error: KafkaError | None, message: Message) -> None:
+            # No call of anything in here: if the producer is done for, the library calls us while
+            # its exception is already set, which makes every built-in function fail.
+            nonlocal failed
             if error is not None:
-                failed.append(self._door.named(error))
+                failed += [error]
 
         try:
             for key, value in messages:
                 self._produce(producer, key, value, confirmed)
             left = producer.flush(self._options.timeout_s + SLACK_S)
         except KafkaException as error:
+            self.close()
             raise self._door.named(error.args[0]) from error
+        faults = [self._door.named(error) for error in failed]
         if left:
-            failed.append(Unavailable(f"Kafka at {self._servers} did not confirm {left} messages"))
-        if failed:
-            worst = min(failed, key=lambda error: WORST.index(type(error)))
+            faults.append(Unavailable(f"Kafka at {self._servers} did not confirm {left} messages"))
+        if faults:
+            worst = min(faults, key=lambda error: WORST.index(type(error)))
             if not isinstance(worst, Unsuitable):
                 # Some may be on their way yet, and must not come after what is sent from now on.
                 self.close()
@@ -179,10 +188,27 @@ class KafkaSink:
         """How many the topic has.
 
         Raises:
-            Misconfigured: there is no such topic.
+            Misconfigured: there is no such topic, or we may not write to it.
         """
-        asked = self._asked(lambda admin: admin.describe_topics(TopicCollection([self._topic])))
-        return len(asked[self._topic].partitions)
+        asked = self._asked(
+            lambda admin: admin.describe_topics(
+                TopicCollection([self._topic]), include_authorized_operations=True
+            )
+        )
+        topic = asked[self._topic]
+        allowed = topic.authorized_operations
+        if allowed is not None and AclOperation.WRITE not in allowed:
+            raise self._forbidden()
+        return len(topic.partitions)
+
+    def _forbidden(self) -> Misconfigured:
+        return Misconfigured(
+            f"Kafka at {self._servers}: this user may not Write to the topic {self._topic}",
+            advice=f"kafka-acls.sh --bootstrap-server {self._servers} --command-config "
+            "admin.properties --add --allow-principal "
+            f"User:{self._options.user or 'NAME'} --operation Write --operation DescribeConfigs "
+            f"--topic {self._topic}",
+        )
 
     def _setting(self, name: str) -> str:
         """A setting of the topic; "" where we may not see it."""
@@ -205,4 +231,6 @@ class KafkaSink:
                 raise Misconfigured(
                     f"Kafka at {self._servers} has no topic {self._topic}; make it, compacted"
                 ) from error
+            if error.args[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                raise self._forbidden() from error
             raise self._door.named(error.args[0]) from error

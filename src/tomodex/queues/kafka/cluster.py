@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it exports them to people only
+    AclOperation,
+    AdminClient,
+)
 from pydantic import Field, model_validator
 
 from tomodex.errors import Misconfigured, TomodexError
@@ -21,6 +25,15 @@ from tomodex.queues.kafka.topics import Names, names_of
 #: The library's own lines; that another has decided first is no fault.
 library = logging.getLogger(f"{__name__}.librdkafka")
 library.addFilter(lambda line: not re.search("fenced|old epoch", line.getMessage()))
+
+#: While the first group of a new cluster is made, or the broker that keeps it is another one.
+NO_COORDINATOR = frozenset(
+    {
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    }
+)
 
 #: How long one request may take.
 PATIENCE_S = 30.0
@@ -64,6 +77,7 @@ class Cluster:
         if not self.servers or "@" in self.servers:
             raise Misconfigured("a queue in Kafka is kafka://broker:9092/PREFIX, without a user")
         self.names: Names = names_of(prefix)
+        self._allowed_groups: set[str] = set()
         self.door = Door(self.servers, self.options)
         self._common: Mapping[str, Any] = {**self.door.settings, "logger": library}
 
@@ -71,7 +85,51 @@ class Cluster:
         """Go by this name with the brokers, from the next connection on."""
         self._common = {**self._common, "client.id": name}
 
+    def allowed_in_group(self, group: str, admin: AdminClient) -> Collection[AclOperation] | None:
+        """What we may do in a group; None: the broker does not say.
+
+        Raises:
+            Unavailable: no broker answers.
+        """
+        until = time.monotonic() + min(PATIENCE_S, self.options.busy_s)
+        while True:
+            asked = admin.describe_consumer_groups(
+                [group], request_timeout=PATIENCE_S, include_authorized_operations=True
+            )
+            self.door.await_answers(admin, asked, PATIENCE_S)
+            try:
+                allowed: Collection[AclOperation] | None
+                allowed = asked[group].result().authorized_operations
+            except KafkaException as error:
+                code = error.args[0].code()
+                if code == KafkaError.GROUP_AUTHORIZATION_FAILED:
+                    return ()
+                if code not in NO_COORDINATOR or time.monotonic() > until:
+                    raise self.named(error.args[0]) from error
+                time.sleep(0.1)
+            else:
+                return allowed
+
+    def _require_group(self, group: str) -> None:
+        """Look once whether we may be in a group: a consumer that may not waits in silence."""
+        if group in self._allowed_groups:
+            return
+        allowed = self.allowed_in_group(group, self.admin())
+        if allowed is not None and AclOperation.READ not in allowed:
+            raise Misconfigured(
+                f"Kafka at {self.servers}: this user may not read the group {group}; "
+                "`tomodex doctor` says what is not allowed"
+            )
+        self._allowed_groups.add(group)
+
     def consumer(self, group: str, **more: Any) -> Consumer:
+        """A member of a group, or one who only asks.
+
+        Raises:
+            Misconfigured: we may not use the group.
+        """
+        if group != self.names.view:  # who reads the log is told as soon as he reads
+            self._require_group(group)
         with self.named_errors():
             return Consumer(
                 {

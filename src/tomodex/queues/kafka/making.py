@@ -16,6 +16,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it exports 
 from tomodex.errors import Misconfigured, Unavailable
 from tomodex.probe import Probe
 from tomodex.queues.kafka.cluster import PATIENCE_S, Cluster
+from tomodex.queues.kafka.rights import RIGHTS, acl_commands
 from tomodex.queues.kafka.topics import KEPT, MOST_BYTES
 
 
@@ -49,12 +50,22 @@ def find_topics(cluster: Cluster) -> Mapping[str, Topic]:
         except KafkaException as error:
             if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
                 continue
+            if error.args[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                raise _unseen(cluster, name) from error
             raise cluster.named(error.args[0]) from error
         copies = min((len(p.replicas) for p in told.partitions), default=0)
         found[name] = Topic(
             name=name, id=str(told.topic_id), partitions=len(told.partitions), copies=copies
         )
     return found
+
+
+def _unseen(cluster: Cluster, topic: str) -> Misconfigured:
+    return Misconfigured(
+        f"Kafka at {cluster.servers}: this user may not even see the topic {topic}; "
+        "docs/how-to/use-kafka.md says what has to be allowed",
+        advice="\n".join(acl_commands(cluster, RIGHTS)),
+    )
 
 
 def require_topics(cluster: Cluster) -> Mapping[str, Topic]:
@@ -152,10 +163,16 @@ def _probe_settings(cluster: Cluster) -> Iterator[Probe]:
     resources = [ConfigResource(ResourceType.TOPIC, name) for name in cluster.names.all]
     admin = cluster.admin()
     asked = admin.describe_configs(resources, request_timeout=PATIENCE_S)
+    cluster.door.await_answers(admin, asked, PATIENCE_S)
     faults: list[str] = []
     for resource, answer in asked.items():
-        with cluster.named_errors():
-            told = {name: entry.value for name, entry in answer.result().items()}
+        try:
+            with cluster.named_errors():
+                told = {name: entry.value for name, entry in answer.result().items()}
+        except Misconfigured:
+            sentence = "not seen: this user may not DescribeConfigs"
+            yield Probe(subject="topic settings", verdict="doubtful", sentence=sentence)
+            return
         if told.get("cleanup.policy") != "compact":
             faults.append(f"{resource.name} has cleanup.policy={told.get('cleanup.policy')}")
         if int(told.get("max.message.bytes") or 0) < MOST_BYTES:

@@ -68,6 +68,10 @@ SILENT = frozenset(
 )
 
 
+#: What is said of messages that were not sent because something else had failed.
+THROWN_AWAY = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})
+
+
 class Outbox:
     """One transactional id; one transaction at a time.
 
@@ -114,8 +118,9 @@ class Outbox:
             yield Transaction(producer, self._timeout_ms / 1000)
             self._commit(producer)
         except KafkaException as failed:
-            self._end(producer, failed.args[0])
-            raise self._named(failed.args[0]) from failed
+            error = _cause(producer, failed.args[0])
+            self._end(producer, error)
+            raise self._named(error) from failed
         except BaseException:
             self._end(producer, None)
             raise
@@ -169,6 +174,18 @@ class Outbox:
             producer.close()
 
 
+def _cause(producer: Producer, error: KafkaError) -> KafkaError:
+    """Why a transaction failed whose messages were thrown away."""
+    if error.code() not in THROWN_AWAY:
+        return error
+    # It cannot begin another, and says why.
+    try:
+        producer.begin_transaction()
+    except KafkaException as failed:
+        return failed.args[0] if failed.args[0].code() != KafkaError._STATE else error
+    return error
+
+
 class Transaction:
     """What is sent in one transaction.
 
@@ -186,8 +203,11 @@ class Transaction:
         failed: list[KafkaError] = []
 
         def delivered(place: int, error: KafkaError | None, message: Message) -> None:
+            # No call of anything here: if the producer is done for, the library calls us while its
+            # exception is already set, which makes every built-in function fail.
+            nonlocal failed
             if error is not None:
-                failed.append(error)
+                failed += [error]
             else:
                 offsets[place] = message.offset() or 0
 

@@ -36,6 +36,7 @@ from tomodex.queues.kafka.making import make_topics, probe_topics, require_topic
 from tomodex.queues.kafka.press import Press, result_key, task_key
 from tomodex.queues.kafka.records import Kind, Nothing, place_of
 from tomodex.queues.kafka.relay import Relay
+from tomodex.queues.kafka.rights import probe_rights
 from tomodex.queues.kafka.view import VERSION, View, task_of
 from tomodex.sources import Window
 
@@ -310,6 +311,10 @@ class KafkaQueue:
 
     def probe(self) -> Iterator[Probe]:
         yield from probe_topics(self._cluster)
+        rights = list(probe_rights(self._cluster))
+        yield from rights
+        if any(probe.verdict == "wrong" for probe in rights):
+            return
         begin = time.monotonic()
         self._ledger.catch_up()
         seconds = time.monotonic() - begin

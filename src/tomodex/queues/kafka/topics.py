@@ -60,6 +60,11 @@ class Names:
         return f"{self.prefix}.workers"
 
     @property
+    def view(self) -> str:
+        """The group of all who read the log; nobody joins it."""
+        return f"{self.prefix}.view"
+
+    @property
     def all(self) -> Sequence[str]:
         return [*self.tickets, self.dead, self.results, self.states]
 
