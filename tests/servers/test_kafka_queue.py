@@ -308,7 +308,7 @@ def test_what_others_put_into_the_topics_stops_nothing(url, broker):
         settle_next(queue)
         producer = Producer({"bootstrap.servers": broker})
         for name in ("states", "results", "tasks.daily", "tasks.dead"):
-            for value in (b"no JSON", b'{"format":99}', b"x" * 500_000, None):
+            for value in (b"no JSON", b'{"format":0}', b"x" * 500_000, None):
                 producer.produce(f"{prefix}.{name}", value, b'["task","1.2","default","odd"]')
         assert producer.flush(30) == 0
         settle_next(queue)

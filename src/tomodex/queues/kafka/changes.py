@@ -9,7 +9,7 @@ import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -156,6 +156,14 @@ class Said:
     settled_ms: int
 
 
+class Strange(NamedTuple):
+    """A message of the log that is no record."""
+
+    at: int  #: its offset
+    reason: str
+    key: bytes  #: the beginning of it
+
+
 @dataclass(slots=True)
 class Changes:
     """What is to be told to the log."""
@@ -170,9 +178,12 @@ class Changes:
     forgotten: list[tuple[str, int, bytes]] = field(default_factory=list)
     #: Where the tickets of new versions are to lie; none named: anywhere.
     towards: tuple[int, ...] = ()
+    strange: list[Strange] = field(default_factory=list)  #: to be laid with the dead
 
     def __bool__(self) -> bool:
-        parts = (self.wanted, self.said, self.unsaid, self.others, self.forgotten)
+        parts = (
+            self.wanted, self.said, self.unsaid, self.others, self.forgotten, self.strange,
+        )  # fmt: skip
         return any(parts)
 
 

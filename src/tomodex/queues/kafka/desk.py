@@ -18,6 +18,7 @@ from tomodex.errors import Unavailable
 from tomodex.queues.kafka.changes import Changes
 from tomodex.queues.kafka.cluster import Cluster
 from tomodex.queues.kafka.ledger import Ledger
+from tomodex.queues.kafka.mending import mend
 from tomodex.queues.kafka.outbox import Fenced, Outbox, Unsure
 from tomodex.queues.kafka.press import Press
 from tomodex.queues.kafka.view import View
@@ -60,24 +61,38 @@ class Desk:
         Raises:
             Unavailable: others decide all the time, or the broker does not answer.
         """
+        with self._turn():
+            answer = self._decide_in_time(act)
+            # Somebody may have settled meanwhile what is not wanted since.
+            if self._view.is_astray():
+                self._decide_in_time(_nothing)
+            return answer
+
+    def mend(self) -> None:
+        """Repair what should not be in the topics, if anything; raises as `decide`."""
+        if self._view.is_astray():
+            with self._turn():
+                self._decide_in_time(_nothing)
+
+    def _decide_in_time(self, act: Act[_T]) -> _T:
         until = time.monotonic() + self._cluster.options.busy_s
         pause_s = 0.02
-        with self._turn():
-            while True:
-                try:
-                    return self._decide_once(act)
-                # Where it was done after all, there is nothing left to decide.
-                except (Fenced, Unsure):
-                    if time.monotonic() > until:
-                        raise
-                time.sleep(random.uniform(0, pause_s))
-                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+        while True:
+            try:
+                return self._decide_once(act)
+            # Where it was done after all, there is nothing left to decide.
+            except (Fenced, Unsure):
+                if time.monotonic() > until:
+                    raise
+            time.sleep(random.uniform(0, pause_s))
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
     def _decide_once(self, act: Act[_T]) -> _T:
         # In this order: what the last who decided has said is in the view, or we are fenced.
         self._outbox.ready()
         self._ledger.catch_up()
         with self._view.trying() as changes:
+            mend(self._view, changes, self._cluster.names)
             answer = act(self._view, changes)
         if changes:
             with self._outbox.transaction() as transaction:
@@ -101,3 +116,7 @@ class Desk:
 
     def close(self) -> None:
         self._outbox.close()
+
+
+def _nothing(view: View, changes: Changes) -> None:
+    """Decides nothing, but for what is to be mended."""

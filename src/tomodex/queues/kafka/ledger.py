@@ -125,10 +125,12 @@ class Ledger:
             self._take(said, self._place)
 
     def _take(self, said: list[Any], end: int) -> None:
-        strange = self._view.apply(((m.offset(), m.key(), m.value()) for m in said), end)
-        if strange:
-            extra = {"topic": self._topic, "messages": strange, "before": end}
-            log.error("not understood", extra=extra)
+        try:
+            self._view.apply(((m.offset(), m.key(), m.value()) for m in said), end)
+        except BaseException:
+            # The reader has passed what was not taken in: it begins there anew.
+            self._place = -1
+            raise
 
     def _check(self, error: KafkaError) -> None:
         if error.code() == KafkaError._PARTITION_EOF or error.code() in FOR_A_MOMENT:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import orjson
 
-from tomodex.queues.kafka.changes import Changes, Said
+from tomodex.queues.kafka.changes import Changes, Said, Strange
 from tomodex.queues.kafka.outbox import Letter, Transaction
 from tomodex.queues.kafka.records import (
     Nothing,
@@ -45,19 +45,22 @@ class Press:
                   for pair in changes.unsaid]  # fmt: skip
         said = [self._result(one) for one in changes.said]
         dead = [self.dead_letter(w) for n, w in enumerate(changes.wanted) if _has_died(changes, n)]
+        dead += [self.strange_letter(one) for one in changes.strange]
         dead += [replace(self.dead_letter(changes.wanted[n]), value=None) for n in changes.risen]
         forgotten = [Letter(topic=topic, partition=partition, key=key, value=None)
                      for topic, partition, key in changes.forgotten]  # fmt: skip
         offsets = transaction.send([*tickets.values(), *unsaid, *said, *dead, *forgotten])
         places = dict(zip(tickets, offsets, strict=False))
         after = offsets[len(tickets) :]
-        ends = dict(zip((uid for uid, _ in changes.unsaid), after, strict=False))
+        ends = dict(zip(changes.unsaid, after, strict=False))
+        # Of several the first: a document that comes between them is after it.
+        firsts = {uid: ends[uid, name] for uid, name in reversed(changes.unsaid)}
         wanted = [self._placed(n, w, tickets, places) for n, w in enumerate(changes.wanted)]
         standing = [
-            _standing(one, ends[one.series_uid] if not one.configuration else offset)
+            _standing(one, firsts[one.series_uid] if not one.configuration else offset)
             for one, offset in zip(changes.said, after[len(unsaid) :], strict=False)
         ]
-        gone = [Nothing("result", pair) for pair in changes.unsaid]
+        gone = [_unsaid(pair, offset) for pair, offset in ends.items()]
         transaction.send(self.letters([*wanted, *gone, *standing, *changes.others]))
 
     def letters(self, records: Sequence[Record | Nothing]) -> Sequence[Letter]:
@@ -99,6 +102,16 @@ class Press:
             headers=(("reason", wanted.reason), ("sentence", wanted.sentence)),
         )
 
+    def strange_letter(self, strange: Strange) -> Letter:
+        """What somebody put into the log and nobody understands."""
+        place = {"topic": self._names.states, "offset": strange.at}
+        return Letter(
+            topic=self._names.dead,
+            key=orjson.dumps([self._names.states, str(strange.at)]),
+            value=orjson.dumps({**place, "key": strange.key.decode(errors="replace")}),
+            headers=(("reason", "not_understood"), ("sentence", strange.reason)),
+        )
+
     def _placed(
         self, number: int, wanted: Wanted, tickets: Mapping[int, Letter], places: Mapping[int, int]
     ) -> Wanted:
@@ -127,6 +140,15 @@ def _waiting(changes: Changes) -> Sequence[tuple[int, Wanted]]:
 
 def _has_died(changes: Changes, number: int) -> bool:
     return number in changes.renewed and changes.wanted[number].status == "failed"
+
+
+def _unsaid(pair: tuple[str, str], offset: int) -> Standing:
+    """Says that a key has a tombstone, and nothing in the feed."""
+    series_uid, configuration = pair
+    return Standing(
+        series_uid=series_uid, configuration=configuration, version=0, sequence=offset + 1,
+        document=False, listed=False, settled_ms=0, said=False,
+    )  # fmt: skip
 
 
 def _standing(said: Said, offset: int) -> Standing:

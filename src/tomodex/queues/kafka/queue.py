@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tomodex.annotation import AnnotatedSeries, from_json
+from tomodex.errors import Unavailable
 from tomodex.probe import Probe
 from tomodex.queues import (
     Aside,
@@ -39,6 +41,8 @@ from tomodex.queues.kafka.relay import Relay
 from tomodex.queues.kafka.rights import probe_rights
 from tomodex.queues.kafka.view import VERSION, View, task_of
 from tomodex.sources import Window
+
+log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -125,11 +129,20 @@ class KafkaQueue:
         return self._decide(lambda view, _: view.exclude(series_uid, reason, sentence))
 
     def forget(self, series_uids: Sequence[str]) -> None:
+        said: list[Changes] = []
+
         def forget(view: View, changes: Changes) -> None:
             for uid in series_uids:
                 self._forget(uid, view, changes)
+            said.append(changes)
+
+        def again(view: View, changes: Changes) -> None:
+            changes.forgotten += said[-1].forgotten
+            changes.others += said[-1].others
 
         self._decide(forget)
+        # A result may have come in between our messages; whoever has it now gets no further.
+        self._decide(again)
         self._view.overwrite()
 
     def _forget(self, series_uid: str, view: View, changes: Changes) -> None:
@@ -226,6 +239,10 @@ class KafkaQueue:
     def settle(self, task: Task, outcome: Outcome) -> bool:
         settled = self._hands.settle(task, outcome, self._view.verdict(task, outcome))
         self._read_s = time.monotonic()
+        try:
+            self._desk.mend()
+        except Unavailable as unavailable:  # what is settled is; whoever decides next mends it
+            log.warning("not mended", extra={"sentence": str(unavailable)})
         return settled
 
     def give_back(self, task: Task) -> bool:

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import orjson
 
+from tomodex.errors import Misconfigured
 from tomodex.queues import Status
 
 # It would cost the start of every command some 0.1 s; it is imported when first needed.
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-#: A reader refuses records of a higher one.
-FORMAT = 1
+#: Grows with what a reader has to know: one who knows less stops, before it decides anything
+#: without it. Records of lower ones are read as they are.
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +90,7 @@ class Standing:
     document: bool  #: False: it is a tombstone
     listed: bool  #: nobody has worked on it
     settled_ms: int
+    said: bool = True  #: False: it is no entry of the feed, and only the topic has a tombstone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,14 +177,44 @@ class Begun:
     request: str  #: JSON
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What is no record, and lies before an offset of the log, was laid with the dead."""
+
+    kind: ClassVar[str] = "told"
+    keys: ClassVar[int] = 0
+
+    before: int
+
+
 Record = (
-    Wanted | Work | Standing | Elsewhere | Held | NewestFirst | Audit | SetAside | Barred | Begun
+    Wanted
+    | Work
+    | Standing
+    | Elsewhere
+    | Held
+    | NewestFirst
+    | Audit
+    | SetAside
+    | Barred
+    | Begun
+    | Told
 )
 KINDS = {one.kind: one for one in Record.__args__}
 
 
 Kind = Literal[
-    "task", "work", "result", "elsewhere", "held", "newest", "audit", "aside", "barred", "erasure"
+    "task",
+    "work",
+    "result",
+    "elsewhere",
+    "held",
+    "newest",
+    "audit",
+    "aside",
+    "barred",
+    "erasure",
+    "told",
 ]
 
 
@@ -211,28 +244,50 @@ def parse(key: bytes | None, value: bytes | None) -> Record | Nothing:
     """The record of a message.
 
     Raises:
-        ValueError: it is none, or of a later version of us.
+        ValueError: it is none; what is said of it has no word of the message.
+        Misconfigured: a newer Tomodex wrote it, which has to be understood.
     """
-    kind, *parts = _key(key)
-    if value is None:
-        return Nothing(kind, tuple(parts))  # type: ignore[arg-type]  # checked by _key
-    said = orjson.loads(value)
-    if not isinstance(said, dict) or said.pop("format", None) != FORMAT:
-        raise ValueError("not of a format that this Tomodex knows")
-    names = [field.name for field in fields(KINDS[kind])][: len(parts)]
-    named = dict(zip(names, parts, strict=True))
-    record: Record = _adapter(kind).validate_python({**said, **named})
+    parts = _parts(key)
+    said = None if value is None else _said(value)
+    kind, *names = parts
+    if kind not in KINDS or len(names) != KINDS[kind].keys:
+        raise ValueError("its key says nothing to us")
+    if said is None:
+        return Nothing(kind, tuple(names))  # type: ignore[arg-type]  # one of `KINDS`
+    fields_of_key = [field.name for field in fields(KINDS[kind])][: len(names)]
+    named = dict(zip(fields_of_key, names, strict=True))
+    try:
+        record: Record = _adapter(kind).validate_python({**said, **named})
+    except ValueError as wrong:
+        raise ValueError("its value is not what a record of its kind says") from wrong
     return record
 
 
-def _key(key: bytes | None) -> Sequence[str]:
-    parts: Any = orjson.loads(key or b"null")
-    known = isinstance(parts, list) and all(isinstance(part, str) for part in parts)
-    if not known or not parts or parts[0] not in KINDS:
-        raise ValueError("its key says nothing to us")
-    if len(parts) != 1 + KINDS[parts[0]].keys:
-        raise ValueError("its key has parts too many or too few")
+def _parts(key: bytes | None) -> Sequence[str]:
+    try:
+        parts: Any = orjson.loads(key or b"null")
+    except ValueError as wrong:
+        raise ValueError("its key is no JSON") from wrong
+    if not isinstance(parts, list) or not parts or not all(isinstance(one, str) for one in parts):
+        raise ValueError("its key is no list of texts")
     return list(parts)
+
+
+def _said(value: bytes) -> dict[str, object]:
+    """What a record says, if we know its format."""
+    try:
+        said: Any = orjson.loads(value)
+    except ValueError as wrong:
+        raise ValueError("its value is no JSON") from wrong
+    format = said.pop("format", None) if isinstance(said, dict) else None
+    if type(format) is not int or format < 1:
+        raise ValueError("its value names no format")
+    if format > FORMAT:
+        raise Misconfigured(
+            f"a newer Tomodex writes to this queue, in format {format}, and this one knows up to "
+            f"{FORMAT}; update Tomodex on this machine"
+        )
+    return dict(said)
 
 
 @cache

@@ -34,6 +34,15 @@ create table early (
 create index early_series on early (series_uid);
 -- Erasures that this data folder is done with; others may not be.
 create table done_here (id text primary key) strict, without rowid;
+-- Documents that do not stand, and that no tombstone comes after in the topic of results.
+create table stray (
+    series_uid    text    not null,
+    configuration text    not null,
+    sequence      integer not null,
+    primary key (series_uid, configuration)
+) strict, without rowid;
+-- Messages of the log that are no records, until they were laid with the dead.
+create table strange (at integer primary key, reason text not null, key blob not null) strict;
 create table ticket (share integer primary key, next integer not null) strict;
 -- Up to where the log was read, and what this view is called.
 create table place (next integer not null, name text not null) strict;
@@ -118,6 +127,22 @@ update task set status = :status, due_ms = :due_ms, attempt = :attempt,
     series = iif(:instances is null, series, json_set(series, '$.instance_count', :instances))
 where series_uid = :series_uid and configuration = :configuration
 """
+ASTRAY = """
+insert into stray values (?, ?, ?)
+on conflict do update set sequence = max(sequence, excluded.sequence)
+"""
+
+#: Of series that nobody knows, at the end of the log: they were forgotten before it was said.
+_TOO_LATE = """
+from early where not exists (select 1 from task where task.series_uid = early.series_uid)
+    and not exists (select 1 from marker where marker.series_uid = early.series_uid)
+"""
+TOO_LATE = f"select kind, series_uid, configuration {_TOO_LATE} limit :most"
+IS_ASTRAY = f"""
+select exists (select 1 from stray) or exists (select 1 from strange)
+    or exists (select 1 {_TOO_LATE})
+"""
+
 NOT_DONE_HERE = """
 select id, request from erasure where id not in (select id from done_here) order by begun_ms, id
 """
