@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import struct
 import time
@@ -13,13 +14,14 @@ from pathlib import Path
 
 import apsw
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.contracts.queue import annotated, ct, listed, new
 from tests.test_queues_sqlite import Clock
 from tomodex.errors import Misconfigured
+from tomodex.kafka_door import SAME_S, Seldom
 from tomodex.queues.kafka.changes import Changes
 from tomodex.queues.kafka.cluster import Cluster, QueueOptions
 from tomodex.queues.kafka.crew import Crew, is_member
@@ -439,7 +441,8 @@ class Says:
 
 
 def test_who_has_not_joined_is_no_member():
-    with closing(Cluster("kafka://127.0.0.1:1/t").consumer("t.workers")) as consumer:
+    nowhere = {"bootstrap.servers": "127.0.0.1:1", "group.id": "t.workers", "log_level": 0}
+    with closing(Consumer(nowhere)) as consumer:
         assert not is_member(consumer.consumer_group_metadata())
 
 
@@ -481,3 +484,17 @@ def test_what_goes_wrong_in_time_is_told():
     with pytest.raises(KafkaException) as raised:
         within(10, refuse)
     assert raised.value.args[0].code() == KafkaError.ILLEGAL_GENERATION
+
+
+def refused(client: int, ms: int, port: int = 9092) -> logging.LogRecord:
+    """As librdkafka says that a broker is not there."""
+    thread = f"FAIL [rdkafka#consumer-{client}] [thrd:b:{port}/bootstrap]:"
+    said = f"{thread} b:{port}/1: Connection refused (after {ms}ms in state CONNECT)"
+    return logging.LogRecord("librdkafka", logging.ERROR, "", 0, said, None, None)
+
+
+def test_that_no_broker_answers_is_logged_once_a_minute():
+    times = iter([0.0, 1.0, 2.0, 2.0, SAME_S + 1.0])
+    lets = Seldom(lambda: next(times))
+    lines = [refused(7, 0), refused(7, 3), refused(8, 0), refused(7, 0, port=9093), refused(7, 0)]
+    assert [lets(line) for line in lines] == [True, False, False, True, True]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -21,7 +21,32 @@ from tomodex.errors import Misconfigured, TomodexError, Unavailable, Unsuitable
 from tomodex.kafka_greeting import Place, places_of, why_refused
 from tomodex.options import Options, without_query
 
+#: How often librdkafka may say the same thing; while no broker answers, each of its clients would
+#: say so every second.
+SAME_S = 60.0
+
+
+class Seldom:
+    """Lets a line of librdkafka through unless it, or the same of another client, just was.
+
+    Args:
+        now: seconds that only grow.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._said: dict[str, float] = {}
+
+    def __call__(self, line: logging.LogRecord) -> bool:
+        now = self._now()
+        self._said = {said: at for said, at in self._said.items() if at > now - SAME_S}
+        # Which client and thread it is, and how long a connection took, is another each time.
+        said = re.sub(r"\[[^]]*\]:?|\(after [^)]*\)", "", line.getMessage())
+        return self._said.setdefault(said, now) == now
+
+
 log = logging.getLogger(__name__)
+log.addFilter(Seldom())
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")

@@ -18,12 +18,13 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it exports 
 from pydantic import Field, model_validator
 
 from tomodex.errors import Misconfigured, TomodexError
-from tomodex.kafka_door import Door, KafkaOptions
+from tomodex.kafka_door import Door, KafkaOptions, Seldom
 from tomodex.options import read_options
 from tomodex.queues.kafka.topics import Names, names_of
 
 #: The library's own lines; that another has decided first is no fault.
 library = logging.getLogger(f"{__name__}.librdkafka")
+library.addFilter(Seldom())
 library.addFilter(lambda line: not re.search("fenced|old epoch", line.getMessage()))
 
 #: While the first group of a new cluster is made, or the broker that keeps it is another one.
@@ -53,7 +54,7 @@ class QueueOptions(KafkaOptions):
     #: how long a task may go on that another worker is to get
     poll_s: float = Field(600.0, ge=2, le=86400)
     #: a worker that does not answer the group for so long is left out; more than `patience_s`
-    fetch_ms: int = Field(50, ge=1, le=500)  #: how long the broker waits for something new
+    fetch_ms: int = Field(20, ge=1, le=500)  #: how long the broker waits for something new
 
     @model_validator(mode="after")
     def _be_patient_in_time(self) -> QueueOptions:
