@@ -152,9 +152,16 @@ def _ask(look: Look, heard: SimpleQueue[Probe | BaseException | None]) -> None:
 def _of_error(error: BaseException) -> Probe:
     """What could not even be looked at; our own sentences say what helps."""
     if isinstance(error, TomodexError):
-        usual = "the sentence says what is wrong; see docs/reference/settings.md"
-        advice = (isinstance(error, Misconfigured) and error.advice) or usual
-        return Probe(subject="opening", verdict="wrong", sentence=str(error), advice=advice)
+        commands = tuple(error.commands) if isinstance(error, Misconfigured) else ()
+        return Probe(
+            subject="opening",
+            verdict="wrong",
+            sentence=str(error),
+            advice="have somebody who may type the commands"
+            if commands
+            else "the sentence says what is wrong; see docs/reference/settings.md",
+            commands=commands,
+        )
     advice = "this is a fault of Tomodex: report it with this line"
     return Probe(subject="opening", verdict="wrong", sentence=describe(error), advice=advice)
 

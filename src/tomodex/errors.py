@@ -13,6 +13,7 @@ Anything else that is raised is a bug: the task is "failed", with its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 
@@ -53,9 +54,9 @@ class NotThere(Unavailable):
 class Misconfigured(TomodexError):
     """A setting is missing, contradictory, or needs an extra that is not installed."""
 
-    def __init__(self, sentence: str, *, advice: str = "") -> None:
+    def __init__(self, sentence: str, *, commands: Sequence[str] = ()) -> None:
         super().__init__(sentence)
-        self.advice = advice  #: what to do, for `tomodex doctor`; "": the sentence says it
+        self.commands = commands  #: what whoever may can type against it, for `tomodex doctor`
 
 
 class BadQuery(TomodexError):

@@ -21,6 +21,7 @@ class Probe:
     verdict: Literal["ok", "doubtful", "wrong"]
     sentence: str  #: what was seen, with numbers and versions; never a secret or patient data
     advice: str = ""  #: what to do, in words an administrator can follow; "" if it is ok
+    commands: tuple[str, ...] = ()  #: what whoever may can type to do it
 
 
 def probe_room(folder: Path) -> Probe:

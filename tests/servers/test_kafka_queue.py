@@ -348,7 +348,10 @@ def test_the_doctor_looks_at_the_topics(url, tmp_path):
     assert verdicts == {
         "topics": "ok",
         "copies": "doubtful",
+        "Kafka's own topics": "ok",
         "topic settings": "ok",
+        "confirmations": "ok",
+        "rights": "ok",
         "view": "ok",
     }
 

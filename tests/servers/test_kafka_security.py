@@ -3,8 +3,14 @@ docs/how-to/use-kafka.md says and no more."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 import time
+from argparse import ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +19,8 @@ from uuid import uuid4
 
 import pytest
 import trustme
+from confluent_kafka import Consumer, Producer
+from confluent_kafka.admin import NewTopic
 
 from tests.contracts.queue import HOUR, annotated, ct, feed, new, settle_next
 from tests.servers.kafka import PLAIN_PASSWORD, PLAIN_USER, Secured
@@ -316,7 +324,7 @@ def test_a_right_that_is_missing_is_named_at_once(secured, others, prefix, right
     assert found.verdict == "wrong"
     assert f"{kind} {others}." in found.sentence
     assert f": {operation}" in found.sentence
-    (command,) = found.advice.splitlines()
+    (command,) = found.commands
     asked = f"--resource-pattern-type prefixed --{kind} {others}. --operation {operation}"
     assert command.endswith(asked)
     assert PASSWORD not in f"{refused.value} {found}"
@@ -338,7 +346,7 @@ def test_who_may_do_nothing_is_told_what_to_have_allowed(secured, others, prefix
     url = url_of(secured, "users", others, with_password(secured, prefix))
     with pytest.raises(Misconfigured, match=f"may not even see the topic {others}") as refused:
         KafkaQueue(url)
-    commands = refused.value.advice.splitlines()
+    commands = refused.value.commands
     assert len(commands) == len(RIGHTS)
     assert all(f"--allow-principal User:{prefix} " in command for command in commands)
 
@@ -354,7 +362,7 @@ def test_a_sink_names_the_right_that_it_lacks(secured, others, prefix):
                 sink.write([annotated(ct("1.1"))])
             (probe,) = sink.probe()
             assert probe.verdict == "wrong"
-            assert "--operation Write" in probe.advice
+            assert "--operation Write" in probe.commands[0]
         secured.allow(prefix, [("TOPIC", "LITERAL", topic, "WRITE")])
         sink.write([annotated(ct("1.1"))])
 
@@ -374,3 +382,139 @@ def test_a_sink_whose_right_is_taken_away_says_so_and_goes_on_when_it_is_back(
             sink.write([annotated(ct("1.2"))])
         secured.take_back(prefix, write)
         sink.write([annotated(ct("1.3"))])
+
+
+# The commands
+
+
+def tomodex(folder: Path, settings: str, *arguments: str) -> subprocess.Popen[str]:
+    """A command with this tomodex.toml, its log in the folder."""
+    (folder / "tomodex.toml").write_text(settings)
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("TOMODEX_")},
+        "TOMODEX_CONFIG": str(folder / "tomodex.toml"),
+        "TOMODEX_DATA": str(folder / "data"),
+    }
+    command = [sys.executable, "-c", "from tomodex.cli import main; main()", *arguments]
+    with (folder / "log").open("w") as log:
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+
+
+def test_who_may_not_make_topics_is_given_the_commands_for_it(secured, prefix, tmp_path):
+    secured.add_user(prefix, PASSWORD)
+    secured.allow(prefix, rights(prefix, but=("topic", "Create")))
+    url = url_of(secured, "users", prefix, {"partitions": "3", **with_password(secured, prefix)})
+    doctor = tomodex(tmp_path, f'queue = "{url}"', "doctor", "--create", "--json")
+    said, _ = doctor.communicate(timeout=60)
+    assert doctor.returncode == 1
+    assert "does not make the topic" in (tmp_path / "log").read_text()
+    assert PASSWORD not in said + (tmp_path / "log").read_text()
+    (finding,) = [one for one in json.loads(said) if one["part"] == "queue"]
+    assert finding["verdict"] == "wrong"
+    assert len(finding["commands"]) == 10
+    for command in finding["commands"]:
+        type_in(secured, command)
+    with closing(KafkaQueue(url)) as queue:
+        use(queue)
+        assert {probe.verdict for probe in queue.probe()} <= {"ok", "doubtful"}
+
+
+def type_in(secured: Secured, command: str) -> None:
+    """What kafka-topics.sh does, which Maven Central does not have."""
+    reader = ArgumentParser()
+    for option in ("--bootstrap-server", "--command-config", "--topic"):
+        reader.add_argument(option, required=True)
+    for option in ("--partitions", "--replication-factor"):
+        reader.add_argument(option, type=int, required=True)
+    reader.add_argument("--create", action="store_true", required=True)
+    reader.add_argument("--config", action="append", required=True)
+    program, *arguments = shlex.split(command)
+    assert program == "kafka-topics.sh"
+    given = reader.parse_args(arguments)
+    topic = NewTopic(
+        given.topic,
+        num_partitions=given.partitions,
+        replication_factor=given.replication_factor,
+        config=dict(one.split("=") for one in given.config),
+    )
+    admin = secured.admin
+    admin.create_topics([topic])[given.topic].result(30)
+
+
+#: What the bridge may do: resource, how it is named, name after the prefix, operation.
+BRIDGE = [
+    ("TOPIC", "LITERAL", "tasks", "READ"),
+    ("TOPIC", "LITERAL", "results", "WRITE"),
+    ("TOPIC", "LITERAL", "errors", "WRITE"),
+    ("GROUP", "PREFIXED", "group", "READ"),
+    ("TRANSACTIONAL_ID", "PREFIXED", "group-", "WRITE"),
+]
+
+BRIDGE_SETTINGS = """
+segmenters = ["none:"]
+workers = 1
+[bridge]
+protocol = "SASL_SSL"
+user = "{user}"
+password = "env:KAFKA_PASSWORD"
+ca = "{ca}"
+"""
+
+
+@pytest.fixture
+def bridge(secured: Secured, prefix: str, tmp_path: Path) -> Callable[[], subprocess.Popen[str]]:
+    """Starts a bridge with the predecessor's .env, for a user who may do nothing yet."""
+    secured.add_user(prefix, PASSWORD)
+    for name in ("tasks", "results", "errors"):
+        secured.add_topic(f"{prefix}.{name}")
+    (tmp_path / ".env").write_text(f"""
+BOOTSTRAP_SERVER={secured.at("users")}
+INCOMING_INDEX_TOPIC_NAME="{prefix}.tasks"
+OUTGOING_INDEX_TOPIC_NAME="{prefix}.results"
+ERROR_TOPIC_NAME="{prefix}.errors"
+INDEX_CONSUMER_GROUP="{prefix}.group"
+""")
+    settings = BRIDGE_SETTINGS.format(user=prefix, ca=secured.ca)
+    return lambda: tomodex(tmp_path, settings, "bridge", "--env", str(tmp_path / ".env"))
+
+
+def test_the_bridge_answers_with_a_password_and_no_more_rights_than_it_needs(
+    secured, prefix, bridge, tmp_path
+):
+    secured.allow(prefix, [(kind, how, f"{prefix}.{name}", op) for kind, how, name, op in BRIDGE])
+    producer = Producer({"bootstrap.servers": secured.at("open")})
+    producer.produce(f"{prefix}.tasks", "no JSON at all", "1.2.3")
+    assert producer.flush(30) == 0
+    reading = {"bootstrap.servers": secured.at("open"), "group.id": prefix}
+    with closing(Consumer({**reading, "auto.offset.reset": "earliest"})) as consumer:
+        consumer.subscribe([f"{prefix}.errors"])
+        process = bridge()
+        try:
+            message = consumer.poll(60)
+        finally:
+            process.terminate()
+            process.communicate(timeout=60)
+    assert message is not None, (tmp_path / "log").read_text()
+    assert json.loads(message.value())["message"] == "no JSON at all"
+    assert PASSWORD not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("lacking", "says"),
+    [("group", "may not use the group"), ("group-", "may not use the transactional id")],
+)
+def test_a_bridge_that_may_not_do_its_work_ends_and_says_why(
+    secured, prefix, bridge, tmp_path, lacking, says
+):
+    allowed = [(kind, how, f"{prefix}.{name}", op)
+               for kind, how, name, op in BRIDGE if name != lacking]  # fmt: skip
+    secured.allow(prefix, allowed)
+    producer = Producer({"bootstrap.servers": secured.at("open")})
+    producer.produce(f"{prefix}.tasks", "no JSON at all", "1.2.3")
+    assert producer.flush(30) == 0
+    process = bridge()
+    process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert says in (tmp_path / "log").read_text()

@@ -22,16 +22,22 @@ def doctor(
     """Look at every source, the queue, the index, sinks and models; say what to do about faults."""
     from tomodex import tables
     from tomodex.doctor import examine, is_well
+    from tomodex.errors import Misconfigured
     from tomodex.queues import create_queue
 
     settings = settings_of_run()
     if create:
-        for name in create_queue(settings.queue_url):
-            print(f"made {name}", file=sys.stderr)
+        try:
+            for name in create_queue(settings.queue_url):
+                print(f"made {name}", file=sys.stderr)
+        except Misconfigured as refused:  # what is missing is a finding, with what helps
+            print(refused, file=sys.stderr)
     findings = list(examine(settings, patience))
     if as_json:
         print_json([finding.facts for finding in findings])
     else:
         print_out(tables.findings_table(findings))
+        for command in [one for finding in findings for one in finding.probe.commands]:
+            print(command)
     if not is_well(findings):
         raise typer.Exit(1)

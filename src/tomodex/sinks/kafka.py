@@ -95,9 +95,16 @@ class KafkaSink:
             partitions = self._partitions()
             policy = self._setting("cleanup.policy")
         except TomodexError as error:
-            usual = "see that the brokers run, that this machine may reach them, and the options"
-            advice = (isinstance(error, Misconfigured) and error.advice) or usual
-            yield Probe(subject="topic", verdict="wrong", sentence=str(error), advice=advice)
+            commands = tuple(error.commands) if isinstance(error, Misconfigured) else ()
+            yield Probe(
+                subject="topic",
+                verdict="wrong",
+                sentence=str(error),
+                advice="have somebody who may type the commands"
+                if commands
+                else "see that the brokers run, that this machine may reach them, and the options",
+                commands=commands,
+            )
             return
         shown = policy or "not seen: this user may not DescribeConfigs"
         fault = "set cleanup.policy=compact, or old results are deleted by their age"
@@ -202,13 +209,14 @@ class KafkaSink:
         return len(topic.partitions)
 
     def _forbidden(self) -> Misconfigured:
-        return Misconfigured(
-            f"Kafka at {self._servers}: this user may not Write to the topic {self._topic}",
-            advice=f"kafka-acls.sh --bootstrap-server {self._servers} --command-config "
-            "admin.properties --add --allow-principal "
-            f"User:{self._options.user or 'NAME'} --operation Write --operation DescribeConfigs "
-            f"--topic {self._topic}",
+        who = self._options.user or "NAME"
+        command = (
+            f"kafka-acls.sh --bootstrap-server {self._servers} --command-config admin.properties "
+            f"--add --allow-principal User:{who} --operation Write --operation DescribeConfigs "
+            f"--topic {self._topic}"
         )
+        sentence = f"this user may not Write to the topic {self._topic}"
+        return Misconfigured(f"Kafka at {self._servers}: {sentence}", commands=[command])
 
     def _setting(self, name: str) -> str:
         """A setting of the topic; "" where we may not see it."""

@@ -1,7 +1,10 @@
 """The queue in Apache Kafka, for workers on more than one machine.
 
     cluster.py     how Kafka is reached, and what its errors mean to us
-    topics.py      the topics: their names, how they are made and checked
+    topics.py      the topics: their names, and how they are to be
+    making.py      finds and makes them
+    safety.py      whether Kafka keeps them as they have to be kept, and how safely
+    rights.py      what its user may do in Kafka, and what of it is missing
     records.py     what the log says: one kind of record for each kind of fact
     view.py        the same facts in a local SQLite file, which answers every question
     ledger.py      reads the log into the view, up to its end

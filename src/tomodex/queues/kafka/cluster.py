@@ -48,7 +48,9 @@ class QueueOptions(KafkaOptions):
     fair: int = Field(10, ge=0)  #: every so many-th lease takes the least urgent lane; 0: never
     busy_s: float = Field(60.0, ge=1, lt=86400)  #: how long to wait for other processes
     partitions: int = Field(24, ge=1, le=10_000)  #: of a lane, when topics are made
-    copies: int = Field(-1, ge=-1)  #: of each topic, when they are made; -1: the broker's default
+    copies: int = Field(
+        -1, ge=-1
+    )  #: of each topic, when they are made; -1: 3, or one of each broker
     session_s: float = Field(30.0, ge=1, le=1800)  #: a worker silent for so long is dead
     patience_s: float = Field(120.0, ge=0, le=86400)
     #: how long a task may go on that another worker is to get

@@ -1,23 +1,21 @@
-"""Makes the topics of a queue, and says what is wrong with those that are there."""
+"""Finds and makes the topics of a queue."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it exports them to people only
-    ConfigResource,
     NewTopic,
-    ResourceType,
+    TopicDescription,
 )
 
 from tomodex.errors import Misconfigured, Unavailable
-from tomodex.probe import Probe
 from tomodex.queues.kafka.cluster import PATIENCE_S, Cluster
 from tomodex.queues.kafka.rights import RIGHTS, acl_commands
-from tomodex.queues.kafka.topics import KEPT, MOST_BYTES
+from tomodex.queues.kafka.topics import USUAL_COPIES, settings_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +25,8 @@ class Topic:
     name: str
     id: str  #: another one if it was deleted and made anew
     partitions: int
-    copies: int
+    copies: int  #: of the partition with the fewest
+    in_sync: int  #: of the partition with the fewest; less than `copies` while a broker is away
 
 
 def find_topics(cluster: Cluster) -> Mapping[str, Topic]:
@@ -53,18 +52,26 @@ def find_topics(cluster: Cluster) -> Mapping[str, Topic]:
             if error.args[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
                 raise _unseen(cluster, name) from error
             raise cluster.named(error.args[0]) from error
-        copies = min((len(p.replicas) for p in told.partitions), default=0)
-        found[name] = Topic(
-            name=name, id=str(told.topic_id), partitions=len(told.partitions), copies=copies
-        )
+        found[name] = topic_of(told)
     return found
+
+
+def topic_of(told: TopicDescription) -> Topic:
+    """What the cluster tells of a topic."""
+    return Topic(
+        name=told.name,
+        id=str(told.topic_id),
+        partitions=len(told.partitions),
+        copies=min((len(one.replicas) for one in told.partitions), default=0),
+        in_sync=min((len(one.isr) for one in told.partitions), default=0),
+    )
 
 
 def _unseen(cluster: Cluster, topic: str) -> Misconfigured:
     return Misconfigured(
         f"Kafka at {cluster.servers}: this user may not even see the topic {topic}; "
         "docs/how-to/use-kafka.md says what has to be allowed",
-        advice="\n".join(acl_commands(cluster, RIGHTS)),
+        commands=acl_commands(cluster, RIGHTS),
     )
 
 
@@ -80,7 +87,8 @@ def require_topics(cluster: Cluster) -> Mapping[str, Topic]:
         raise Misconfigured(
             f"Kafka at {cluster.servers} has no topic {missing[0]}"
             + (f" and {len(missing) - 1} more" if missing[1:] else "")
-            + "; `tomodex doctor --create` makes them"
+            + "; `tomodex doctor --create` makes them",
+            commands=topic_commands(cluster, missing, copies_of(cluster)),
         )
     lanes = {found[name].partitions for name in cluster.names.tickets}
     if len(lanes) > 1:
@@ -94,6 +102,35 @@ def require_topics(cluster: Cluster) -> Mapping[str, Topic]:
     return found
 
 
+def copies_of(cluster: Cluster) -> int:
+    """How many copies a topic of ours is to have.
+
+    The brokers' own default is one where nobody has set it, and a lost disk then loses the queue.
+    """
+    if cluster.options.copies > 0:
+        return cluster.options.copies
+    admin = cluster.admin()
+    asked = {"cluster": admin.describe_cluster(request_timeout=PATIENCE_S)}
+    cluster.door.await_answers(admin, asked, PATIENCE_S)
+    with cluster.named_errors():
+        return min(USUAL_COPIES, len(asked["cluster"].result().nodes))
+
+
+def topic_commands(cluster: Cluster, names: Sequence[str], copies: int) -> Sequence[str]:
+    """What somebody who may can type to make these topics."""
+    settings = " ".join(f"--config {name}={value}" for name, value in settings_of(copies).items())
+    return [
+        f"kafka-topics.sh --bootstrap-server {cluster.servers} --command-config admin.properties "
+        f"--create --topic {name} --partitions {_partitions_of(cluster, name)} "
+        f"--replication-factor {copies} {settings}"
+        for name in names
+    ]
+
+
+def _partitions_of(cluster: Cluster, name: str) -> int:
+    return cluster.options.partitions if name in cluster.names.tickets else 1
+
+
 def make_topics(cluster: Cluster) -> Sequence[str]:
     """Make the topics that are not there; return their names.
 
@@ -103,17 +140,18 @@ def make_topics(cluster: Cluster) -> Sequence[str]:
     """
     there = find_topics(cluster)
     missing = [name for name in cluster.names.all if name not in there]
+    if not missing:
+        return []
+    copies = copies_of(cluster)
     asked = [
         NewTopic(
             name,
-            num_partitions=cluster.options.partitions if name in cluster.names.tickets else 1,
-            replication_factor=cluster.options.copies,
-            config=dict(KEPT),
+            num_partitions=_partitions_of(cluster, name),
+            replication_factor=copies,
+            config=dict(settings_of(copies)),
         )
         for name in missing
     ]
-    if not asked:
-        return []
     admin = cluster.admin()  # its answers come only as long as it is there
     for name, made in admin.create_topics(asked, request_timeout=PATIENCE_S).items():
         try:
@@ -122,7 +160,8 @@ def make_topics(cluster: Cluster) -> Sequence[str]:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise Misconfigured(
                     f"Kafka at {cluster.servers} does not make the topic {name}: "
-                    f"{error.args[0].str()}"
+                    f"{error.args[0].str()}",
+                    commands=topic_commands(cluster, missing, copies),
                 ) from error
     _wait_for(cluster)
     return missing
@@ -135,54 +174,3 @@ def _wait_for(cluster: Cluster) -> None:
         if time.monotonic() > until:
             raise Unavailable(f"Kafka at {cluster.servers} has made topics that it does not show")
         time.sleep(0.05)
-
-
-def probe_topics(cluster: Cluster) -> Iterator[Probe]:
-    """Look at each topic: whether it keeps what it has to, and how safely."""
-    found = require_topics(cluster)
-    yield Probe(
-        subject="topics",
-        verdict="ok",
-        sentence=f"{len(found)} of {cluster.names.prefix}, lanes of "
-        f"{found[cluster.names.tickets[0]].partitions} partitions",
-    )
-    truth = found[cluster.names.states]
-    alone = truth.copies < 2
-    yield Probe(
-        subject="copies",
-        verdict="doubtful" if alone else "ok",
-        sentence=f"{truth.copies} of {truth.name}",
-        advice="with one copy a lost disk loses the queue: make the topics with ?copies=3"
-        if alone
-        else "",
-    )
-    yield from _probe_settings(cluster)
-
-
-def _probe_settings(cluster: Cluster) -> Iterator[Probe]:
-    resources = [ConfigResource(ResourceType.TOPIC, name) for name in cluster.names.all]
-    admin = cluster.admin()
-    asked = admin.describe_configs(resources, request_timeout=PATIENCE_S)
-    cluster.door.await_answers(admin, asked, PATIENCE_S)
-    faults: list[str] = []
-    for resource, answer in asked.items():
-        try:
-            with cluster.named_errors():
-                told = {name: entry.value for name, entry in answer.result().items()}
-        except Misconfigured:
-            sentence = "not seen: this user may not DescribeConfigs"
-            yield Probe(subject="topic settings", verdict="doubtful", sentence=sentence)
-            return
-        if told.get("cleanup.policy") != "compact":
-            faults.append(f"{resource.name} has cleanup.policy={told.get('cleanup.policy')}")
-        if int(told.get("max.message.bytes") or 0) < MOST_BYTES:
-            faults.append(f"{resource.name} has max.message.bytes={told.get('max.message.bytes')}")
-    yield Probe(
-        subject="topic settings",
-        verdict="wrong" if faults else "ok",
-        sentence="; ".join(faults) or "compacted, with room for large results",
-        advice=f"set cleanup.policy=compact and max.message.bytes={KEPT['max.message.bytes']}, or "
-        "results and tasks are lost with time"
-        if faults
-        else "",
-    )

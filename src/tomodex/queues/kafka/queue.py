@@ -34,11 +34,12 @@ from tomodex.queues.kafka.desk import Act, Desk
 from tomodex.queues.kafka.feed import Feed
 from tomodex.queues.kafka.hands import Hands
 from tomodex.queues.kafka.ledger import Ledger
-from tomodex.queues.kafka.making import make_topics, probe_topics, require_topics
+from tomodex.queues.kafka.making import make_topics, require_topics
 from tomodex.queues.kafka.press import Press, result_key, task_key
 from tomodex.queues.kafka.records import Kind, Nothing, place_of
 from tomodex.queues.kafka.relay import Relay
 from tomodex.queues.kafka.rights import probe_rights
+from tomodex.queues.kafka.safety import probe_topics
 from tomodex.queues.kafka.view import VERSION, View, task_of
 from tomodex.sources import Window
 

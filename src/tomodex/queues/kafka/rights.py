@@ -59,7 +59,8 @@ def probe_rights(cluster: Cluster) -> Iterator[Probe]:
         subject="rights",
         verdict="wrong" if wrong else "ok",
         sentence=f"not allowed: {'; '.join(said)}" if wrong else "all that a queue needs",
-        advice="\n".join(acl_commands(cluster, needed)),
+        advice="have somebody who may type the commands" if wrong else "",
+        commands=tuple(acl_commands(cluster, needed)),
     )
 
 

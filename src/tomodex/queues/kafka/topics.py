@@ -27,7 +27,21 @@ KEPT = {
     "cleanup.policy": "compact",
     "max.message.bytes": str(MOST_BYTES + 100_000),
     "message.timestamp.type": "CreateTime",
+    # What was confirmed is not to be lost because a broker without it comes back first.
+    "unclean.leader.election.enable": "false",
 }
+
+#: Copies of each topic where nobody says how many, if there are as many brokers.
+USUAL_COPIES = 3
+
+
+def settings_of(copies: int) -> Mapping[str, str]:
+    """How a topic of ours is made.
+
+    What is confirmed is with two brokers before, where a third may be away meanwhile; of two copies
+    one may be away, and nothing is confirmed by more than the other then.
+    """
+    return {**KEPT, "min.insync.replicas": "2" if copies > 2 else "1"}
 
 
 @dataclass(frozen=True, slots=False, kw_only=True)
