@@ -154,6 +154,14 @@ def test_a_search_may_only_count(indexed):
     assert (counted["counts"]["series"], counted["hits"]) == (3, [])
 
 
+def test_a_search_is_answered_while_the_queue_cannot_be_asked(indexed, folder, monkeypatch):
+    (folder / "no-queue").mkdir(exist_ok=True)
+    monkeypatch.setenv("TOMODEX_QUEUE", f"sqlite://{folder / 'no-queue'}")
+    assert indexed("status")[0] != 0
+    code, out, _ = indexed("search", "Modality = CT", "--json")
+    assert (code, json.loads(out)["found"]["counts"]["series"]) == (0, 3)
+
+
 def test_a_search_can_be_kept_as_a_list_of_what_to_retrieve(indexed, folder, truths):
     code, out, _ = indexed("search", "sacrum", "--manifest", "sacrum.txt")
     assert (code, len(out.splitlines())) == (0, 1)

@@ -6,7 +6,7 @@ import hmac
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import cast
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -242,11 +242,25 @@ def lasting_cohorts_of(settings: Settings) -> Cohorts:
     return _cohorts_of(settings, index)
 
 
+class _QueueWhenAsked:
+    """A queue that is opened when it is first asked: most questions are about the index alone."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @cached_property
+    def _queue(self) -> Queue:
+        return queue_of(self._settings)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._queue, name)
+
+
 def _cohorts_of(settings: Settings, index: Index) -> Cohorts:
     return Cohorts(
         index,
         load_terminology(),
-        queue_of(settings),
+        cast(Queue, _QueueWhenAsked(settings)),
         disclosure_of(settings),
         audit_of(settings),
     )
