@@ -20,11 +20,13 @@ from tests.contracts.queue import HOUR, annotated, ct, feed, new, settle_next
 from tests.phantoms import write_ball_series
 from tests.servers.test_kafka_queue import last_values, read_all
 from tests.servers.test_kafka_queue import url as url
-from tomodex import erasing, wiring
+from tests.test_copying import copy, fill, sqlite, told
+from tests.test_queues_sqlite import Clock
+from tomodex import copying, erasing, wiring
 from tomodex.access import OWNER
 from tomodex.daily import desk_of, list_window
 from tomodex.delivery import deliver
-from tomodex.errors import Misconfigured
+from tomodex.errors import Misconfigured, Unavailable
 from tomodex.exclusions import refusal_of
 from tomodex.queues import Queue
 from tomodex.queues.kafka.queue import KafkaQueue
@@ -177,6 +179,58 @@ def before(thing: Any, name: str, act: Any) -> None:
         return then(*arguments, **more)
 
     setattr(thing, name, both)
+
+
+# Moved
+
+
+def test_a_queue_is_copied_into_kafka_and_back(url, tmp_path, monkeypatch):
+    monkeypatch.setattr(copying, "BATCH", 4)
+    monkeypatch.setattr(copying, "RESULTS", 2)
+    clock = Clock()
+    source = fill(sqlite(now=clock))
+    with closing(KafkaQueue(f"{url}&fair=0", tmp_path)) as queue:
+        stop_after(queue, 6, monkeypatch)
+        with pytest.raises(Unavailable, match="stopped"):
+            copy(source, queue)
+    with closing(KafkaQueue(f"{url}&fair=0")) as queue:
+        copy(source, queue)
+        assert told(queue) == told(source)
+        assert not queue._view.is_astray()
+        back = sqlite()
+        copy(queue, back)
+        assert told(back) == told(source)
+        # Whoever reads the topic alone has the same.
+        values = last_values(queue, url)
+        assert {result.series_uid for result in source.results(0, 99) if result.annotated} == {
+            orjson.loads(key)[0] for key, value in values.items() if value
+        }
+        clock.move(HOUR)
+        # And it goes on: what waits is handed out, what comes next is the last word.
+        source.release("backfill", "folder:///archive")
+        queue.release("backfill", "folder:///archive")
+        order = [settle_next(source).series.series_uid for _ in range(2)]
+        assert [settle_next(queue).series.series_uid for _ in range(2)] == order
+        assert [uid for uid, *_ in feed_of(queue)][-2:] == order
+    with closing(KafkaQueue(f"{url}&fair=0", tmp_path)) as queue:
+        assert feed_of(queue) == feed_of(source)
+        assert queue.count() == {**source.count()}
+
+
+def feed_of(queue: Queue) -> list[tuple[str, bool]]:
+    return [(result.series_uid, result.annotated is None) for result in queue.results(0, 99)]
+
+
+def stop_after(queue: KafkaQueue, many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    take_in, taken = queue.take_in, []
+
+    def take(*arguments: Any) -> None:
+        if len(taken) == many:
+            raise Unavailable("stopped")
+        taken.append(arguments)
+        take_in(*arguments)
+
+    monkeypatch.setattr(queue, "take_in", take)
 
 
 # What others put into the log

@@ -28,6 +28,7 @@ from tomodex.cli import (
     health,
     indexing,
     privacy,
+    queues,
     receive,
     reindexing,
     run,
@@ -84,6 +85,7 @@ GROUPS = {
     "cohort": cohorts.app,
     "config": config.app,
     "export": export.app,
+    "queue": queues.app,
     "reindex": reindexing.app,
     "weights": weights.app,
 }

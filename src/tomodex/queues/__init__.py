@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Literal, Protocol, cast, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, cast, get_args, runtime_checkable
 
 from tomodex.annotation import AnnotatedSeries
 from tomodex.probe import Probe
@@ -146,6 +146,24 @@ class Erasure:
 
     id: str
     request: str  #: JSON; nothing of it is left once the erasure has ended
+
+
+#: What a queue is made of, in the order in which it is copied.
+Part = Literal[
+    "task", "elsewhere", "held", "newest_first", "result", "aside", "audit", "barred", "erasure"
+]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+#: A row of a part as every queue has it: its place first, which grows.
+Cells = tuple[Any, ...]
+
+
+class Copied(NamedTuple):
+    """How far a copy of another queue has come."""
+
+    origin: str  #: the other one
+    part: Part
+    after: int  #: the place of the last row of it that was taken in
 
 
 class Queue(Protocol):
@@ -348,6 +366,32 @@ class Shared(Protocol):
 
         Those in its part go to workers that have not said so, as soon as there are any.
         """
+
+
+@runtime_checkable
+class Movable(Protocol):
+    """A queue that can be copied into another, and another into it."""
+
+    def sizes(self) -> Mapping[Part, int]:
+        """How many rows each part has."""
+
+    def portion(self, part: Part, after: int, limit: int) -> Sequence[Cells]:
+        """The next rows of a part after a place."""
+
+    def copied(self) -> Copied | None:
+        """How far a copy into this queue has come; None: none is being made."""
+
+    def take_in(self, copied: Copied, rows: Sequence[Cells]) -> None:
+        """Take in rows of another queue, and remember up to where, in one transaction."""
+
+    def end_copy(self) -> None:
+        """All is taken in."""
+
+    def rank(self, sequence: int) -> int:
+        """How many entries the results feed has up to this one."""
+
+    def at_rank(self, rank: int) -> int:
+        """The sequence of that entry; 0: of none."""
 
 
 def open_queue(url: str, state: Path | None = None) -> Queue:

@@ -5,14 +5,12 @@ So that it holds wherever the queue is used, on each machine of a cluster too.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
 
 import apsw
 
 from tomodex.queues import Erasure
+from tomodex.queues.sqlite_tables import Tables
 
 #: Whoever was erased stays so, whatever they want besides.
 BAR = """
@@ -23,21 +21,12 @@ where barred.why <> 'erased' and excluded.why <> barred.why
 ALL = "select mark, why from barred"
 
 
-class Barred(ABC):
+class Barred(Tables):
     """The part of a queue in SQLite tables that remembers who is kept out."""
 
     def __init__(self) -> None:
         self._marks: dict[str, str] = {}
         self._marks_of = -1  #: which change of them this is
-
-    @abstractmethod
-    def _read(self, sql: str, facts: apsw.Bindings) -> list[tuple[Any, ...]]: ...
-
-    @abstractmethod
-    def _writing_durably(self) -> AbstractContextManager[apsw.Connection]: ...
-
-    @abstractmethod
-    def _now_ms(self) -> int: ...
 
     def bar(self, marks: Mapping[str, str]) -> int:
         with self._writing_durably() as db:

@@ -203,6 +203,15 @@ create trigger barred_removed after delete on barred begin
     update counter set value = value + 1 where name = 'barred';
 end;
 """,
+    """
+-- How far a copy of another queue into this one has come, while one is made.
+create table copied (
+    one    integer primary key check (one = 1),
+    origin text    not null,
+    part   text    not null,
+    after  integer not null
+) strict;
+""",
 )
 
 

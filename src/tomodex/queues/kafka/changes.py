@@ -17,6 +17,7 @@ from tomodex.queues.kafka.records import (
     Audit,
     Barred,
     Begun,
+    Copying,
     Elsewhere,
     Held,
     NewestFirst,
@@ -46,6 +47,7 @@ create temp table switched (kind, lane, source_id, primary key (kind, lane, sour
 create temp table put_by (series_uid, consumer, primary key (series_uid, consumer));
 create temp table marked (mark primary key);
 create temp table begun (id primary key);
+create temp table copying (one primary key);
 create temp trigger task_in after insert on main.task begin
     insert into moved values (new.series_uid, new.configuration, 1, '', 0, 0)
         on conflict do update set bump = 1;
@@ -101,6 +103,12 @@ create temp trigger barred_on after update on main.barred begin
 end;
 create temp trigger barred_out after delete on main.barred begin
     insert or ignore into marked values (old.mark);
+end;
+create temp trigger copied_in after insert on main.copied begin
+    insert or ignore into copying values (1);
+end;
+create temp trigger copied_out after delete on main.copied begin
+    insert or ignore into copying values (1);
 end;
 create temp trigger erasure_in after insert on main.erasure begin
     insert or ignore into begun values (new.id);
@@ -210,7 +218,7 @@ def collect(db: apsw.Connection, changes: Changes, now_ms: int) -> None:
         )
     changes.unsaid += [(str(uid), str(name)) for uid, name in db.execute(UNSAID)]
     changes.others += [*_shared(db), *_noted(db), *_switched(db), *_put_by(db)]
-    changes.others += [*_marked(db), *_begun(db)]
+    changes.others += [*_marked(db), *_begun(db), *_copying(db)]
 
 
 def _collect_task(changes: Changes, row: tuple[Any, ...], now_ms: int) -> None:
@@ -286,3 +294,11 @@ def _begun(db: apsw.Connection) -> Iterator[Begun]:
     sql = "select id, begun_ms, request from begun join erasure using (id)"
     for number, begun_ms, request in db.execute(sql):
         yield Begun(id=number, begun_ms=begun_ms, request=request)
+
+
+def _copying(db: apsw.Connection) -> Iterator[Record | Nothing]:
+    for origin, part, after in db.execute(
+        "select origin, part, after from copying left join copied using (one)"
+    ):
+        here = Copying(origin=origin, part=part, after=after) if origin is not None else None
+        yield here or Nothing("copied", ())

@@ -13,6 +13,7 @@ from tomodex.queues.kafka.records import (
     Audit,
     Barred,
     Begun,
+    Copying,
     Elsewhere,
     Held,
     NewestFirst,
@@ -223,6 +224,8 @@ class Intake(SqliteQueue):
                 self._db.execute(sql, pair)
             case "elsewhere", uid:
                 self._db.execute("delete from elsewhere where series_uid = ?", uid)
+            case "copied", ():
+                self._db.execute("delete from copied")
             case "barred", mark:
                 self._db.execute("delete from barred where mark = ?", mark)
             case "erasure", number:
@@ -255,6 +258,9 @@ class Intake(SqliteQueue):
                 self._db.execute(sql, self._facts(record))
             case Told():
                 self._db.execute("delete from strange where at < ?", (record.before,))
+            case Copying():
+                sql = "insert or replace into copied values (1, :origin, :part, :after)"
+                self._db.execute(sql, self._facts(record))
             case Begun():
                 sql = "insert or replace into erasure values (:id, :begun_ms, :request)"
                 self._db.execute(sql, self._facts(record))

@@ -57,7 +57,7 @@ class Press:
         firsts = {uid: ends[uid, name] for uid, name in reversed(changes.unsaid)}
         wanted = [self._placed(n, w, tickets, places) for n, w in enumerate(changes.wanted)]
         standing = [
-            _standing(one, firsts[one.series_uid] if not one.configuration else offset)
+            _standing(one, offset if one.configuration else firsts.get(one.series_uid, offset))
             for one, offset in zip(changes.said, after[len(unsaid) :], strict=False)
         ]
         gone = [_unsaid(pair, offset) for pair, offset in ends.items()]

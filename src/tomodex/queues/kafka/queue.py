@@ -18,11 +18,14 @@ from tomodex.probe import Probe
 from tomodex.queues import (
     Aside,
     Audited,
+    Cells,
+    Copied,
     Erasure,
     Lane,
     NewTask,
     Order,
     Outcome,
+    Part,
     Result,
     Status,
     Task,
@@ -41,6 +44,8 @@ from tomodex.queues.kafka.relay import Relay
 from tomodex.queues.kafka.rights import probe_rights
 from tomodex.queues.kafka.safety import probe_topics
 from tomodex.queues.kafka.view import VERSION, View, task_of
+from tomodex.queues.sqlite import pack
+from tomodex.queues.sqlite_portions import DOCUMENT
 from tomodex.sources import Window
 
 log = logging.getLogger(__name__)
@@ -293,6 +298,45 @@ class KafkaQueue:
 
     def accept(self, aside: Aside) -> None:
         self._decide(lambda view, _: view.accept(aside))
+
+    # Copied as a whole
+
+    def sizes(self) -> Mapping[Part, int]:
+        return self._seen().sizes()
+
+    def portion(self, part: Part, after: int, limit: int) -> Sequence[Cells]:
+        rows = self._seen().portion(part, after, limit)
+        return self._with_documents(rows) if part == "result" else rows
+
+    def _with_documents(self, rows: Sequence[Cells]) -> Sequence[Cells]:
+        """Results as other queues have them, in the place of where they are in the topic."""
+        documents = self._feed.read([row[0] for row in rows if row[DOCUMENT] is not None])
+        return [
+            row
+            if row[DOCUMENT] is None
+            else (*row[:DOCUMENT], pack(documents[row[0]]), *row[DOCUMENT + 1 :])
+            for row in rows
+        ]
+
+    def copied(self) -> Copied | None:
+        return self._seen().copied()
+
+    def take_in(self, copied: Copied, rows: Sequence[Cells]) -> None:
+        def take_in(view: View, changes: Changes) -> None:
+            view.take_in(copied, rows)
+            if copied.part == "result":
+                changes.wanted += view.unknown(rows)
+
+        self._decide(take_in)
+
+    def end_copy(self) -> None:
+        self._decide(lambda view, _: view.end_copy())
+
+    def rank(self, sequence: int) -> int:
+        return self._seen().rank(sequence)
+
+    def at_rank(self, rank: int) -> int:
+        return self._seen().at_rank(rank)
 
     # What became of them
 

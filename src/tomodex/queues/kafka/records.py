@@ -187,6 +187,18 @@ class Told:
     before: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copying:
+    """How far a copy of another queue into this one has come."""
+
+    kind: ClassVar[str] = "copied"
+    keys: ClassVar[int] = 0
+
+    origin: str
+    part: str
+    after: int
+
+
 Record = (
     Wanted
     | Work
@@ -199,6 +211,7 @@ Record = (
     | Barred
     | Begun
     | Told
+    | Copying
 )
 KINDS = {one.kind: one for one in Record.__args__}
 
@@ -215,6 +228,7 @@ Kind = Literal[
     "barred",
     "erasure",
     "told",
+    "copied",
 ]
 
 

@@ -7,17 +7,19 @@ time. It has the tables of the SQLite queue, and a few columns more.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import apsw
 
-from tomodex.annotation import AnnotatedSeries
-from tomodex.queues import Erasure, Outcome, Result, Task
+from tomodex.annotation import AnnotatedSeries, from_json
+from tomodex.queues import Cells, Erasure, Outcome, Part, Result, Task
 from tomodex.queues import sqlite_statements as say
 from tomodex.queues.kafka.changes import Changes, Strange, collect, watch
 from tomodex.queues.kafka.intake import Intake
+from tomodex.queues.kafka.records import Wanted
 from tomodex.queues.kafka.view_statements import (
     IS_ASTRAY,
     LATE,
@@ -86,6 +88,33 @@ class View(Intake):
         yield self._db
 
     _writing_durably = _writing
+
+    def _insert(self, db: apsw.Connection, part: Part, rows: Sequence[Cells]) -> None:
+        # The log gives its own numbers, in the same order.
+        renumbered = [(None, *row[1:]) for row in rows] if part in ("result", "audit") else rows
+        super()._insert(db, part, renumbered)
+        if part == "result":
+            self._name_patients(db, rows)
+
+    def _name_patients(self, db: apsw.Connection, rows: Sequence[Cells]) -> None:
+        """Of series that were ordered by their UIDs only the result says whose they are."""
+        sql = """select exists (select 1 from task where series_uid = ?1 and configuration = ?2
+                 and patient = '' and coalesce(series ->> '$.patient', '') = '')"""
+        for _, uid, configuration, document, *_ in rows:
+            if document is not None and db.execute(sql, (uid, configuration)).get:
+                patient = from_json(zlib.decompress(document)).series.patient
+                name = "update task set patient = ? where (series_uid, configuration) = (?, ?)"
+                db.execute(name, (patient, uid, configuration))
+
+    def unknown(self, rows: Sequence[Cells]) -> Iterator[Wanted]:
+        """Markers for tombstones of series that nothing else is known of, within `trying`."""
+        for _, uid, configuration, document, *_ in rows:
+            if document is None and not self._is_known(uid):
+                now = self._now_ms()
+                yield Wanted(
+                    series_uid=uid, configuration=configuration, version=now, void=now - 1,
+                    gone=True,
+                )  # fmt: skip
 
     def retract(self, series_uid: str, configuration: str) -> None:
         """Take a result out of the feed, within `trying`."""

@@ -116,7 +116,7 @@ on conflict (series_uid, configuration) do update set
 """
 SAME_VERSION = """
 update task set source_id = :source_id, fingerprint = :fingerprint, series = :series,
-    study_date = :study_date, void = :void
+    study_date = :study_date, void = :void, patient = iif(:patient = '', patient, :patient)
 where series_uid = :series_uid and configuration = :configuration
 """
 WORK = """
