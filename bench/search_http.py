@@ -75,6 +75,13 @@ QUESTIONS: dict[str, tuple[str, str, str, dict[str, object]]] = {
         "liver volume > 14{few} ml",
         {"structures": True},
     ),
+    "largest first": ("post", f"{COHORT}/series", "{one}", {"sort": "largest {one}"}),
+    "everything, thinnest first": (
+        "post",
+        f"{COHORT}/series",
+        "segmented = yes and PatientAge > {age}",
+        {"sort": "thinnest"},
+    ),
     "facets": (
         "post",
         f"{COHORT}/facets",
@@ -151,12 +158,14 @@ def ask(client: httpx.Client, server: int, seconds: float) -> dict[str, dict[str
     dice = random.Random(seconds)
     while time.monotonic() < end:
         for name, (method, route, template, more) in QUESTIONS.items():
-            query = template.format(**drawn(dice))
+            about = drawn(dice)
+            query = template.format(**about)
+            sent = {k: v.format(**about) if isinstance(v, str) else v for k, v in more.items()}
             before, begin = _processor_ms(server), time.perf_counter()
             if method == "get":
-                answer = client.get(route, params={"q": query, **more})
+                answer = client.get(route, params={"q": query, **sent})
             else:
-                answer = client.post(route, json={"query": query, **more})
+                answer = client.post(route, json={"query": query, **sent})
             answer.raise_for_status()
             taken[name].append((time.perf_counter() - begin) * 1000)
             processor[name].append(_processor_ms(server) - before)

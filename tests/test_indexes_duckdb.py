@@ -5,15 +5,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import duckdb
 import pytest
 
-from tests.contracts.index import IndexContract, archive, asked, counts, tally
+from tests.contracts.index import IndexContract, Opening, archive, asked, counts, tally
 from tomodex.errors import Misconfigured, Unavailable
 from tomodex.indexes import duckdb as adapter
 from tomodex.indexes import open_index
@@ -51,19 +51,21 @@ while True:
 
 
 class TestDuckDBIndexInMemory(IndexContract):
-    @pytest.fixture
-    def index(self) -> Iterator[DuckDBIndex]:
-        index = DuckDBIndex("duckdb:")
-        yield index
-        index.close()
+    @pytest.fixture(scope="class")
+    @classmethod
+    def opening(cls) -> Opening:
+        return lambda: closing(DuckDBIndex("duckdb:"))
 
 
 class TestDuckDBIndexInAFile(IndexContract):
-    @pytest.fixture
-    def index(self, tmp_path: Path) -> Iterator[DuckDBIndex]:
-        index = DuckDBIndex(f"duckdb://{tmp_path}/it's an index.duckdb")
-        yield index
-        index.close()
+    @pytest.fixture(scope="class")
+    @classmethod
+    def opening(cls, tmp_path_factory: pytest.TempPathFactory) -> Opening:
+        def opened() -> closing[DuckDBIndex]:
+            folder = tmp_path_factory.mktemp("index")
+            return closing(DuckDBIndex(f"duckdb://{folder}/it's an index.duckdb"))
+
+        return opened
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.contracts.index import (
     BODY,
     ORDERS,
     IndexContract,
+    Opening,
     archive,
     asked,
     counts,
@@ -118,20 +120,26 @@ class WrittenFirst(InMemory):
 
 
 class TestWhatIsWrittenWhileItIsInMemory(IndexContract):
-    @pytest.fixture
-    def index(self, tmp_path: Path) -> Iterator[DuckDBIndex]:
-        index = InMemory(f"duckdb://{tmp_path}/index.duckdb")
-        index.awaited(lambda image: image.measured)
-        yield index
-        index.close()
+    @pytest.fixture(scope="class")
+    @classmethod
+    def opening(cls, tmp_path_factory: pytest.TempPathFactory) -> Opening:
+        def opened() -> closing[InMemory]:
+            index = InMemory(f"duckdb://{tmp_path_factory.mktemp('index')}/index.duckdb")
+            index.awaited(lambda image: image.measured)
+            return closing(index)
+
+        return opened
 
 
 class TestWhatIsReadIntoMemory(IndexContract):
-    @pytest.fixture
-    def index(self, tmp_path: Path) -> Iterator[DuckDBIndex]:
-        index = WrittenFirst(f"duckdb://{tmp_path}/index.duckdb")
-        yield index
-        index.close()
+    @pytest.fixture(scope="class")
+    @classmethod
+    def opening(cls, tmp_path_factory: pytest.TempPathFactory) -> Opening:
+        def opened() -> closing[WrittenFirst]:
+            folder = tmp_path_factory.mktemp("index")
+            return closing(WrittenFirst(f"duckdb://{folder}/index.duckdb"))
+
+        return opened
 
 
 @pytest.fixture

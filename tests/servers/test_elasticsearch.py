@@ -15,7 +15,16 @@ from uuid import uuid4
 
 import pytest
 
-from tests.contracts.index import QUERIES, IndexContract, _series, _term, archive, asked, ordered
+from tests.contracts.index import (
+    QUERIES,
+    IndexContract,
+    Opening,
+    _series,
+    _term,
+    archive,
+    asked,
+    ordered,
+)
 from tests.servers.opensearch import running_opensearch
 from tomodex.annotation import AnnotatedSeries
 from tomodex.delivery import begin_anew, deliver, deliver_batch, rebuild
@@ -40,41 +49,46 @@ FACETED = 12
 PLACED = [text for text in QUERIES if {"above", "below", "between"} & set(text.split())]
 
 
+def _opening(server: str, options: str) -> Opening:
+    def opened() -> closing[ElasticsearchIndex]:
+        return closing(ElasticsearchIndex(f"{server}/tomodex-{uuid4().hex}?refresh=true{options}"))
+
+    return opened
+
+
 class OnServer(IndexContract):
     def test_structures_are_compared_by_a_script_where_words_are_too_many(
-        self, filled: ElasticsearchIndex, monkeypatch: pytest.MonkeyPatch
+        self, kept: ElasticsearchIndex, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        found = {text: filled.search(asked(text), limit=1000) for text in PLACED}
+        found = {text: kept.search(asked(text), limit=1000) for text in PLACED}
         assert any(page.series for page in found.values())
         monkeypatch.setattr(conditions, "MOST_CLAUSES", 0)
-        assert found == {text: filled.search(asked(text), limit=1000) for text in PLACED}
+        assert found == {text: kept.search(asked(text), limit=1000) for text in PLACED}
 
 
 class TestElasticsearch(OnServer):
     """Elasticsearch 9."""
 
-    @pytest.fixture
-    def index(self, elasticsearch_server: str) -> Iterator[ElasticsearchIndex]:
-        url = f"{elasticsearch_server}/tomodex-{uuid4().hex}?refresh=true"
-        index = ElasticsearchIndex(url)
-        yield index
-        index.close()
+    @pytest.fixture(scope="class")
+    @classmethod
+    def opening(cls, elasticsearch_server: str) -> Opening:
+        return _opening(elasticsearch_server, "")
 
-    def test_doctor_learns_which_server_it_is(self, filled: ElasticsearchIndex) -> None:
-        said = {probe.subject: probe for probe in filled.probe()}
+    def test_doctor_learns_which_server_it_is(self, kept: ElasticsearchIndex) -> None:
+        said = {probe.subject: probe for probe in kept.probe()}
         assert {probe.verdict for probe in said.values()} == {"ok"}
         assert said["search server"].sentence.startswith("elasticsearch 9.")
         assert f"{len(archive())} series" in said["index"].sentence
 
     def test_hits_behind_the_first_window_are_the_same(
-        self, filled: ElasticsearchIndex, monkeypatch: pytest.MonkeyPatch
+        self, kept: ElasticsearchIndex, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # The last of what has no liver and no thickness is among them.
         orders = [*map(ordered, ("newest", "-SliceThickness", "smallest liver"))]
-        near = [filled.search(asked(""), 280, 20, order).hits for order in orders]
+        near = [kept.search(asked(""), 280, 20, order).hits for order in orders]
         monkeypatch.setattr(adapter, "WINDOW", 50)
         monkeypatch.setattr(adapter, "BATCH", 7)
-        assert [filled.search(asked(""), 280, 20, order).hits for order in orders] == near
+        assert [kept.search(asked(""), 280, 20, order).hits for order in orders] == near
 
     def test_the_later_entry_of_the_feed_stays(self, index: ElasticsearchIndex) -> None:
         old = archive()[0]
@@ -96,13 +110,14 @@ class TestElasticsearch(OnServer):
 class TestOlderIndex:
     """OpenSearch 2, of which each kind of question is tried once."""
 
-    @pytest.fixture
-    def index(self, search_server: str) -> Iterator[ElasticsearchIndex]:
-        index = ElasticsearchIndex(f"{search_server}/tomodex-{uuid4().hex}?refresh=true")
-        yield index
-        index.close()
+    @pytest.fixture(scope="class")
+    @classmethod
+    def opening(cls, search_server: str) -> Opening:
+        return _opening(search_server, "")
 
+    index = IndexContract.index
     filled = IndexContract.filled
+    kept = IndexContract.kept
     test_searches = IndexContract.test_every_search_finds_what_a_plain_reading_finds
     test_facets = IndexContract.test_facets_and_cells_count_every_value_of_every_field
     test_crowds = IndexContract.test_a_crowd_is_the_patients_of_what_was_found
@@ -131,15 +146,13 @@ def test_what_was_written_is_there_after_the_server_was_killed(tmp_path: Path) -
 class TestNewerIndex(OnServer):
     """OpenSearch 3, several shards."""
 
-    @pytest.fixture
-    def index(self, newer_search_server: str) -> Iterator[ElasticsearchIndex]:
-        url = f"{newer_search_server}/tomodex-{uuid4().hex}?refresh=true&shards=3"
-        index = ElasticsearchIndex(url)
-        yield index
-        index.close()
+    @pytest.fixture(scope="class")
+    @classmethod
+    def opening(cls, newer_search_server: str) -> Opening:
+        return _opening(newer_search_server, "&shards=3")
 
-    def test_doctor_learns_which_server_it_is(self, filled: ElasticsearchIndex) -> None:
-        said = {probe.subject: probe.sentence for probe in filled.probe()}
+    def test_doctor_learns_which_server_it_is(self, kept: ElasticsearchIndex) -> None:
+        said = {probe.subject: probe.sentence for probe in kept.probe()}
         assert said["search server"].startswith("opensearch 3.")
 
     def test_the_later_entry_of_the_feed_stays_in_whichever_order_they_come(
