@@ -8,11 +8,14 @@ import re
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import trustme
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
@@ -30,8 +33,13 @@ from tomodex.indexes.elasticsearch.documents import (
     signed,
     unsigned,
 )
-from tomodex.indexes.elasticsearch.order import words_of
-from tomodex.search import And, Has, Interval, Or, Query, Shows, parse
+from tomodex.indexes.elasticsearch.order import (
+    lies_between,
+    lies_between_any,
+    line_of,
+    words_of,
+)
+from tomodex.search import Above, And, Between, Has, Interval, Or, Query, Shows, parse
 from tomodex.terminology import load_terminology
 
 ALL = Query(text="", term=None)
@@ -94,6 +102,9 @@ def scripts_of(clause: object) -> list[Any]:
         "kidney between any T9..T12 and any L1..L4 complete",
         "all L2..L4 between rib and sacrum volume > 100",
         "not (heart above liver mean 40..60 HU) or kidney below rib",
+        "vertebra between rib and rib",
+        "all vertebra complete between rib and vertebra",
+        "musculoskeletal system above rib",
     ],
 )
 def test_places_are_found_without_a_script(text: str):
@@ -109,6 +120,7 @@ def test_places_are_found_without_a_script(text: str):
         ((0, 10), (8.9, 40), []),
         ((0, 10), (11.1, 40), ["a<<b"]),
         ((0, 1), (0, 1), ["a<a", "a<b", "b<a", "b<b"]),  # no thicker than the tolerance
+        ((0, 3), (1.5, 2), ["b<b"]),
     ],
 )
 def test_what_ends_below_what_is_a_word(
@@ -122,11 +134,107 @@ def test_a_series_without_structures_has_no_words():
 
 
 def test_what_takes_too_many_words_is_a_script_where_the_structures_are_shown():
-    clause = asked("vertebra between rib and rib")
+    clause = asked("vertebra between rib complete and rib complete")
     *candidates, script = clause["bool"]["filter"]
-    assert all("rib_left_1" in c["terms"]["shown"] for c in candidates[1:])
+    assert all("rib_left_1" in c["terms"]["complete"] for c in candidates[1:])
     assert script["script"]["script"]["params"]["place"] == "between"
     assert len(json.dumps(clause)) < 20_000
+
+
+def test_nobody_writes_down_all_words_of_all_structures():
+    names = tuple(load_terminology().structures)
+    everything = Shows(structures=names)
+    for term in (
+        Above(subject=everything, landmark=everything),
+        Between(subject=everything, one=everything, other=everything),
+    ):
+        assert scripts_of(clause_of(term))
+
+
+def found(clause: Any, document: Mapping[str, Any]) -> bool:
+    """Whether a server would find the document."""
+    match clause:
+        case {"term": term}:
+            return all(value in document[field] for field, value in term.items())
+        case {"terms": terms}:
+            return any(set(document[field]) & set(words) for field, words in terms.items())
+        case {"intervals": intervals}:
+            return all(ends_of(rule, document[f].split(), 0) for f, rule in intervals.items())
+        case {"bool": parts}:
+            return (
+                all(found(part, document) for part in parts.get("filter", ()))
+                and not any(found(part, document) for part in parts.get("must_not", ()))
+                and ("should" not in parts or any(found(p, document) for p in parts["should"]))
+            )
+    raise AssertionError(clause)
+
+
+def ends_of(rule: Any, line: list[str], begin: int) -> int:
+    """Where in a line what is looked for ends, as early as it can after `begin`; 0 if nowhere."""
+    match rule:
+        case {"match": {"query": word}}:
+            return line.index(word, begin) + 1 if word in line[begin:] else 0
+        case {"any_of": {"intervals": rules}}:
+            ends = [ends_of(one, line, begin) for one in rules]
+            return min(filter(None, ends), default=0)
+        case {"all_of": {"intervals": rules, "ordered": True}}:
+            at = begin
+            for one in rules:
+                if not (at := ends_of(one, line, at)):
+                    return 0
+            return at
+    raise AssertionError(rule)
+
+
+#: Some of the ribs and vertebrae, as of series that show no more of them.
+NAMES = ("rib_left_1", "rib_left_2", "rib_right_1", "vertebrae_T1", "vertebrae_T2", "liver")
+
+#: A lower end and a thickness, mm, which often differ by the tolerance, and by nothing.
+HEIGHTS = st.integers(0, 24).map(lambda n: 1019.1 + n / 2)
+THICKNESSES = st.sampled_from([0, 0.25, 0.5, 0.75, 1, 1.5, 2, 4, 9])
+
+GROUPS = st.sampled_from(["rib", "left rib", "thoracic vertebra", "L1", "liver"])
+
+
+@given(
+    shown=st.dictionaries(st.sampled_from(NAMES), st.tuples(HEIGHTS, THICKNESSES)),
+    groups=st.tuples(
+        *[st.sampled_from(["rib", "left rib", "thoracic vertebra", "L1", "liver"])] * 2
+    ),
+)
+# One that is thin, between an end and a beginning that overlap; and with a rib besides, below all.
+@example(shown={"liver": (10.5, 0), "rib_left_2": (10, 1.4)}, groups=("rib", "rib"))
+@example(
+    shown={"liver": (10.5, 0), "rib_left_2": (10, 1.4), "rib_left_1": (0, 5)},
+    groups=("rib", "left rib"),
+)
+@settings(max_examples=200, deadline=None)
+def test_the_line_says_what_lies_between_any_of_some_as_the_words_say_it_of_each(
+    shown: Mapping[str, tuple[float, float]], groups: tuple[str, str]
+):
+    ends = {name: (bottom, bottom + thick) for name, (bottom, thick) in shown.items()}
+    document = {"below": words_of(ends), "line": line_of(ends), "shown": list(ends)}
+    one, other = map(load_terminology().resolve, groups)
+    pairs = [pair for pair in product(one, other) if {*pair} <= shown.keys()]
+    for subject in NAMES:
+        each = [found(lies_between(subject, *pair), document) for pair in pairs]
+        expected = subject in shown and any(each)
+        assert found(lies_between_any(subject, one, other), document) == expected
+
+
+RIBS = load_terminology().resolve("rib")
+
+
+def test_a_family_of_structures_is_one_word_of_the_line():
+    assert line_of({"rib_left_3": (0, 10)}).split() == [
+        "rib_left_3[",
+        *("[rib_left_3", "[rib_left_#", "[rib_#", "]rib_left_3"),
+        *("rib_left_3]", "rib_left_#]", "rib_#]"),
+    ]
+    assert "rib_left_3" not in json.dumps(
+        lies_between_any("liver", RIBS, RIBS)["bool"]["should"][1]
+    )
+    assert '"rib_left_3]"' in json.dumps(lies_between_any("liver", RIBS[1:], RIBS))
 
 
 def test_no_value_is_part_of_a_script_or_a_pattern():
@@ -135,7 +243,7 @@ def test_no_value_is_part_of_a_script_or_a_pattern():
         "a.Manufacturer.folded": {"value": r"*a\*\?\\b*"}
     }
     (first,), (second,) = (
-        scripts_of(asked(f"vertebra volume > {n} between rib and rib")) for n in (1, 2)
+        scripts_of(asked(f"vertebra between rib volume > {n} and rib")) for n in (1, 2)
     )
     assert first["source"] == second["source"]  # so the server compiles it once
     assert first["params"] != second["params"]

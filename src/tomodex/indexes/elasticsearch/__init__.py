@@ -3,7 +3,7 @@
 server.py       the server, and its errors as ours
 generations.py  the index that is searched, and one that is being made anew
 documents.py    the document of a series, and the mapping
-order.py        which structure ends below which, as words of a document
+order.py        which structure ends below which, as words of a document and as a line of them
 sorting.py      the order of what is found
 writing.py      many documents at once, of which the newest stay
 conditions.py   a term of a query -> a clause of the Query DSL
@@ -22,7 +22,7 @@ import numpy as np
 
 from tomodex.annotation import AnnotatedSeries
 from tomodex.errors import BadQuery, TomodexError
-from tomodex.indexes.elasticsearch.conditions import Clause, clause_of
+from tomodex.indexes.elasticsearch.conditions import clause_of
 from tomodex.indexes.elasticsearch.counting import (
     buckets,
     cells_of,
@@ -35,6 +35,7 @@ from tomodex.indexes.elasticsearch.counting import (
 )
 from tomodex.indexes.elasticsearch.documents import document_of, seen_of, unsigned
 from tomodex.indexes.elasticsearch.generations import Generations
+from tomodex.indexes.elasticsearch.order import Clause
 from tomodex.indexes.elasticsearch.server import Server
 from tomodex.indexes.elasticsearch.sorting import Sort, sort_of
 from tomodex.indexes.elasticsearch.writing import Action, bulk, deleted, written

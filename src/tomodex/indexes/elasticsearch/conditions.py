@@ -1,8 +1,9 @@
 """Turns a term of a query into a clause of the Query DSL.
 
 What compares two structures of one series is found by the words of `order.py`. Only where large
-groups are compared, which would take more words than a server looks for at once, a script decides
-on every series that shows the structures at all.
+groups are compared of which each structure is asked for its size or whether it is whole, which
+would take more words than a server looks for at once, a script decides on every series that shows
+the structures at all.
 """
 
 from __future__ import annotations
@@ -14,7 +15,13 @@ from itertools import product
 import numpy as np
 
 from tomodex.errors import BadQuery
-from tomodex.indexes.elasticsearch.order import is_below, lies_between
+from tomodex.indexes.elasticsearch.order import (
+    Clause,
+    any_is_below,
+    is_below,
+    lies_between,
+    lies_between_any,
+)
 from tomodex.search import (
     ASKABLE,
     IDENTIFIERS,
@@ -32,7 +39,6 @@ from tomodex.search import (
     is_anatomical,
 )
 
-Clause = Mapping[str, object]
 Place = Above | Below | Between
 
 ALWAYS: Clause = {"match_all": {}}
@@ -46,6 +52,12 @@ SHOWN = {"any": "shown", "complete": "complete", "cut": "cut"}
 
 #: Clauses of one search: servers take 1,024, or more.
 MOST_CLAUSES = 1000
+
+#: Words of one search, which are some bytes each.
+MOST_WORDS = 20_000
+
+#: Stretches of which each is asked for by itself; more than these are found in the line.
+MOST_STRETCHES = 2
 
 #: Painless, for Elasticsearch and OpenSearch alike. Lengths are floats, as they are stored.
 PLACED = """
@@ -126,8 +138,10 @@ def _clause(term: Term | None, placed: Callable[[Place], Clause]) -> Clause:
 def _size(clause: object) -> int:
     """How many clauses a server counts in one."""
     match clause:
-        case {"bool": dict(parts)}:
+        case {"bool": dict(parts)} | {"intervals": dict(parts)}:
             return sum(map(_size, parts.values()))
+        case {"all_of": dict(parts)} | {"any_of": dict(parts)}:
+            return _size(parts["intervals"])
         case list():
             return sum(map(_size, clause))
     return int(isinstance(clause, dict))
@@ -210,14 +224,22 @@ def _is_measured(shows: Shows) -> bool:
 
 def _worded(term: Place) -> Clause:
     """Which series have words that say so, where these are not too many to write down."""
-    roles = [term.subject, *_landmarks(term)]
-    if math.prod(len(shows.structures) for shows in roles) > MOST_CLAUSES:
+    if _is_too_much(term):
         return _scripted(term)
     clauses = [
-        _every([_one(term.subject, name), _some(_relations(term, name))])
+        _known(term.subject, name, _some(_relations(term, name)))
         for name in term.subject.structures
     ]
     return _every(clauses) if term.subject.match == "all" and clauses else _some(clauses)
+
+
+def _is_too_much(term: Place) -> bool:
+    """Whether nobody should even write it down."""
+    sizes = [len(shows.structures) for shows in _landmarks(term)]
+    subjects = len(term.subject.structures)
+    if all(map(_is_any, _landmarks(term))):
+        return subjects * sum(sizes) > MOST_WORDS
+    return subjects * math.prod(sizes) > MOST_CLAUSES
 
 
 def _landmarks(term: Place) -> Sequence[Shows]:
@@ -227,22 +249,39 @@ def _landmarks(term: Place) -> Sequence[Shows]:
 def _relations(term: Place, subject: str) -> list[Clause]:
     """What may be so, any of it, for one structure to lie where it should."""
     match term:
+        case Above(landmark=landmark) if _is_any(landmark):
+            return [any_is_below(landmark.structures, [subject])]
+        case Below(landmark=landmark) if _is_any(landmark):
+            return [any_is_below([subject], landmark.structures)]
         case Above(landmark=landmark):
             return [_known(landmark, one, is_below(one, subject)) for one in landmark.structures]
         case Below(landmark=landmark):
             return [_known(landmark, one, is_below(subject, one)) for one in landmark.structures]
-    pairs = product(term.one.structures, term.other.structures)
-    return [
-        _known(term.one, one, _known(term.other, other, lies_between(subject, *ends)))
-        for one, other in pairs
-        for ends in ((one, other), (other, one))
+    return _stretches(term, subject)
+
+
+def _stretches(term: Between, subject: str) -> list[Clause]:
+    """The stretches between the landmarks, from either one up to the other."""
+    one, other = term.one.structures, term.other.structures
+    if _is_any(term.one) and _is_any(term.other) and len(one) * len(other) > MOST_STRETCHES:
+        ways = [(one, other)] if set(one) == set(other) else [(one, other), (other, one)]
+        return [lies_between_any(subject, *way) for way in ways]
+    each = [
+        _known(term.one, first, _known(term.other, second, lies_between(subject, *ends)))
+        for first, second in product(one, other)
+        for ends in ((first, second), (second, first))
     ]
+    return [_every([{"term": {SHOWN["any"]: subject}}, _some(each)])]
+
+
+def _is_any(shows: Shows) -> bool:
+    """Whether it is enough that a structure is shown, and there is one to be."""
+    return shows.completeness == "any" and not _is_measured(shows) and bool(shows.structures)
 
 
 def _known(shows: Shows, name: str, clause: Clause) -> Clause:
     """The clause, which says itself that the structure is shown, of one that is as asked."""
-    asked = shows.completeness != "any" or _is_measured(shows)
-    return _every([_one(shows, name), clause]) if asked else clause
+    return clause if _is_any(shows) else _every([_one(shows, name), clause])
 
 
 def _scripted(term: Place) -> Clause:

@@ -16,7 +16,7 @@ import numpy as np
 
 from tomodex.annotation import AnnotatedSeries
 from tomodex.indexes.elasticsearch.order import FIELD as BELOW
-from tomodex.indexes.elasticsearch.order import words_of
+from tomodex.indexes.elasticsearch.order import LINE, line_of, words_of
 from tomodex.instance import Kind
 from tomodex.search import SEARCHABLE, Seen, attributes_of
 from tomodex.search.keys import key_of
@@ -45,7 +45,7 @@ _FIELDS: Mapping[Kind, Mapping[str, object]] = {
 MAPPINGS: Mapping[str, object] = {
     "dynamic": "strict",
     # Looked for, and made anew with every document.
-    "_source": {"excludes": [BELOW]},
+    "_source": {"excludes": [BELOW, LINE]},
     # v volume in ml, h mean HU, b and t lower and upper end in mm.
     "dynamic_templates": [{"measurement": {"path_match": "m.*.*", "mapping": {"type": "float"}}}],
     "properties": {
@@ -61,6 +61,7 @@ MAPPINGS: Mapping[str, object] = {
         "complete": {"type": "keyword"},
         "cut": {"type": "keyword"},
         BELOW: {"type": "keyword", "doc_values": False},
+        LINE: {"type": "text", "analyzer": "whitespace", "norms": False},
         "a": {
             "dynamic": "strict",
             "properties": {keyword: _FIELDS[kind] for keyword, kind in SEARCHABLE.items()},
@@ -88,6 +89,7 @@ def document_of(annotated: AnnotatedSeries) -> Document:
     # One measurement of each structure: its largest, should a series have two.
     largest_last = sorted(annotated.annotations, key=lambda a: a.measurement.volume_ml)
     shown = {a.structure: a.measurement for a in largest_last}
+    ends = {name: (m.box_min_mm[2], m.box_max_mm[2]) for name, m in shown.items()}
     whole = {name for name, measurement in shown.items() if measurement.complete}
     document: Document = {
         "series_uid": series.series_uid,
@@ -99,7 +101,8 @@ def document_of(annotated: AnnotatedSeries) -> Document:
         "shown": sorted(shown),
         "complete": sorted(whole),
         "cut": sorted(shown.keys() - whole),
-        BELOW: words_of({n: (m.box_min_mm[2], m.box_max_mm[2]) for n, m in shown.items()}),
+        BELOW: words_of(ends),
+        LINE: line_of(ends),
         "a": _attributes(attributes_of(annotated)),
         "m": {
             name: {"v": m.volume_ml, "h": m.mean_hu, "b": m.box_min_mm[2], "t": m.box_max_mm[2]}
