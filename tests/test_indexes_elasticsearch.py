@@ -8,6 +8,7 @@ import re
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -312,7 +313,7 @@ def test_a_server_that_is_not_there_is_unavailable():
 
 def answering(server: HTTPServer, answers: Mapping[tuple[str, str], tuple[int, object]]) -> str:
     """URL of a server that has an index of ours, and answers so besides."""
-    here = {("GET", "/_alias/x*"): (200, {f"x-{VERSION}": {"aliases": {"x": {}}}}), **answers}
+    here = {("GET", "/x*/_alias/x*"): (200, {f"x-{VERSION}": {"aliases": {"x": {}}}}), **answers}
 
     def answer(request: Request) -> Response:
         status, body = here.get((request.method, request.path), (404, {}))
@@ -343,7 +344,9 @@ def test_what_a_server_refuses_becomes_one_of_our_errors(
     index.close()
 
 
-@pytest.mark.parametrize(("status", "error"), [(400, Unsuitable), (503, Unavailable)])
+@pytest.mark.parametrize(
+    ("status", "error"), [(400, Unsuitable), (403, Misconfigured), (503, Unavailable)]
+)
 def test_one_document_that_is_not_taken_is_an_error_of_the_batch(
     httpserver: HTTPServer, status: int, error: type[Exception]
 ):
@@ -357,7 +360,7 @@ def test_one_document_that_is_not_taken_is_an_error_of_the_batch(
 
 
 def test_an_index_of_another_version_is_not_read(httpserver: HTTPServer):
-    other = {("GET", "/_alias/x*"): (200, {"x-0123456789ab": {"aliases": {"x": {}}}})}
+    other = {("GET", "/x*/_alias/x*"): (200, {"x-0123456789ab": {"aliases": {"x": {}}}})}
     index = ElasticsearchIndex(answering(httpserver, other))
     with pytest.raises(Misconfigured, match="tomodex rebuild"):
         index.search(ALL)
@@ -579,6 +582,19 @@ def test_a_server_that_nobody_vouches_for_is_not_told_anything(secured: Secured,
         index.search(ALL)
     assert not secured.server.log
     index.close()
+
+
+def test_a_certificate_of_the_past_is_not_trusted(tmp_path: Path):
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    past = [datetime.now(UTC) - timedelta(days=days) for days in (30, 1)]
+    authority.issue_cert("localhost", not_before=past[0], not_after=past[1]).configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    with HTTPServer(host="localhost", ssl_context=context) as server:
+        url = f"opensearch+https://localhost:{server.port}/x?ca={tmp_path / 'ca.pem'}"
+        index = ElasticsearchIndex(url)
+        with pytest.raises(Misconfigured, match=r"not trusted|expired"):
+            index.search(ALL)
+        index.close()
 
 
 def fields_of(mappings: Any, before: str = "") -> set[str]:

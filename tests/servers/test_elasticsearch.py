@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -14,6 +15,7 @@ from threading import Event
 from uuid import uuid4
 
 import pytest
+import trustme
 
 from tests.contracts.index import (
     QUERIES,
@@ -25,7 +27,7 @@ from tests.contracts.index import (
     asked,
     ordered,
 )
-from tests.servers.opensearch import running_opensearch
+from tests.servers.opensearch import Secured, running_opensearch
 from tomodex.annotation import AnnotatedSeries
 from tomodex.delivery import begin_anew, deliver, deliver_batch, rebuild
 from tomodex.errors import Misconfigured, Unavailable
@@ -108,12 +110,17 @@ class TestElasticsearch(OnServer):
 
 
 class TestOlderIndex:
-    """OpenSearch 2, of which each kind of question is tried once."""
+    """OpenSearch 2, secured, with the rights that the documentation lists and no others.
+
+    Each kind of question is tried once.
+    """
 
     @pytest.fixture(scope="class")
     @classmethod
-    def opening(cls, search_server: str) -> Opening:
-        return _opening(search_server, "")
+    def opening(cls, secured_search_server: Secured) -> Opening:
+        server = secured_search_server
+        secrets = f"&ca={server.ca}&password=file:{server.password}"
+        return _opening(f"opensearch+https://tomodex@{server.place}", secrets)
 
     index = IndexContract.index
     filled = IndexContract.filled
@@ -127,6 +134,42 @@ class TestOlderIndex:
     test_scripts = OnServer.test_structures_are_compared_by_a_script_where_words_are_too_many
     test_anew = TestElasticsearch.test_an_index_is_made_anew_beside_the_old
     test_order = TestElasticsearch.test_the_later_entry_of_the_feed_stays
+
+    def test_doctor_may_ask_all_it_wants_to_know(self, filled: ElasticsearchIndex) -> None:
+        said = {probe.subject: probe for probe in filled.probe()}
+        assert {probe.verdict for probe in said.values()} == {"ok"}, said
+        assert said["search server"].sentence.startswith("opensearch 2.")
+
+    @pytest.mark.parametrize(
+        ("user", "name", "options", "said"),
+        [
+            ("tomodex", "tomodex", "ca={ca}&password=file:{wrong}", "does not know us"),
+            ("stranger", "tomodex", "ca={ca}&password=file:{right}", "forbids it"),
+            ("tomodex", "payroll", "ca={ca}&password=file:{right}", "forbids it"),
+            ("tomodex", "tomodex", "ca={other}&password=file:{right}", "not trusted"),
+        ],
+        ids=["wrong password", "without rights", "index of others", "wrong authority"],
+    )
+    def test_who_may_not_is_told_why_at_once(
+        self,
+        secured_search_server: Secured,
+        tmp_path: Path,
+        user: str,
+        name: str,
+        options: str,
+        said: str,
+    ) -> None:
+        server, wrong, other = secured_search_server, tmp_path / "wrong", tmp_path / "other.pem"
+        wrong.write_text("guessed")
+        trustme.CA().cert_pem.write_to_path(str(other))
+        files = {"ca": server.ca, "right": server.password, "wrong": wrong, "other": other}
+        url = f"opensearch+https://{user}@{server.place}/{name}?{options.format(**files)}"
+        begin = time.monotonic()
+        with closing(ElasticsearchIndex(url)) as index:
+            for ask in (index.totals, lambda: index.write(archive()[:1])):
+                with pytest.raises(Misconfigured, match=said):
+                    ask()
+        assert time.monotonic() - begin < 10
 
 
 def test_what_was_written_is_there_after_the_server_was_killed(tmp_path: Path) -> None:
@@ -321,7 +364,8 @@ def test_both_indexes_answer_alike(both: tuple[DuckDBIndex, ElasticsearchIndex])
         ("left autochthon between heart and L1", False),
         ("kidney between any T9..T12 and any L1..L4 complete", False),
         ("all kidney above sacrum volume > 100", False),
-        ("vertebra between rib and rib", True),
+        ("vertebra between rib and rib", False),
+        ("vertebra between rib complete and rib complete", True),
     ],
 )
 def test_a_server_runs_no_script_for_places_but_of_large_groups(

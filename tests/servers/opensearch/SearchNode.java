@@ -6,7 +6,7 @@ import org.opensearch.common.settings.Settings;
 import org.opensearch.node.InternalSettingsPreparer;
 import org.opensearch.plugins.Plugin;
 
-/** OpenSearch with one node, of version 2 or 3: `SearchNode NAME=SETTING...`. */
+/** A node of OpenSearch, of version 2 or 3: `SearchNode NAME=SETTING...`; secured if it should have TLS. */
 public class SearchNode {
     /** What the server is made of, without "Plugin" or, from version 3 on, "ModulePlugin". */
     private static final List<String> MODULES =
@@ -26,6 +26,11 @@ public class SearchNode {
         List<Class<? extends Plugin>> plugins = new ArrayList<>();
         for (String module : MODULES) {
             plugins.add(plugin(module));
+        }
+        if (settings.get("plugins.security.ssl.http.enabled") != null) {
+            plugins.add(
+                    Class.forName("org.opensearch.security.OpenSearchSecurityPlugin")
+                            .asSubclass(Plugin.class));
         }
         var environment =
                 InternalSettingsPreparer.prepareEnvironment(

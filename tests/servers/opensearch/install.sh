@@ -20,11 +20,15 @@ printf '%s\n' "$java" > "$servers/java-21"
 
 for version in 2.19.1 3.8.0; do # as in tests/servers/opensearch.py
     home=$servers/opensearch-$version
-    made=$(cat "$here/pom.xml" "$here/SearchNode.java" | sha256sum)
+    made=$(cat "$here/pom.xml" "$here/SearchNode.java" "$0" | sha256sum)
     [ "$(cat "$home/made" 2>/dev/null)" = "$made" ] && continue
     rm -rf "$home"
     mvn --quiet --batch-mode --file "$here/pom.xml" dependency:copy-dependencies \
         -Dopensearch="$version" -DoutputDirectory="$home"
+    # The security plugin, which Maven Central does not have for every version.
+    # Maven notes in the folder where it runs that it has unpacked it.
+    [ "$version" != 2.19.1 ] || (cd "$home" && mvn --quiet --batch-mode dependency:unpack \
+        -Dartifact=org.opensearch.plugin:opensearch-security:"$version".0:zip -DoutputDirectory="$home/security")
     compiler=javac
     [ "$version" = 2.19.1 ] || compiler=${java}c
     "$compiler" -cp "$home/*" -d "$home" "$here/SearchNode.java"

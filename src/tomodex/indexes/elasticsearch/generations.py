@@ -123,8 +123,10 @@ class Generations:
     def _behind(self, alias: str) -> Sequence[str]:
         """Names of the indexes that an alias leads to."""
         with self._server.asked() as client:
-            # By a pattern, as a server answers 404 where one of several names is not there.
-            known = client.indices.get_alias(name=f"{self.searched}*")
+            # By a pattern, as a server answers 404 where one of several names is not there; and of
+            # our indexes only, as we may not know of others.
+            ours = f"{self.searched}*"
+            known = client.indices.get_alias(index=ours, name=ours)
         return sorted(name for name, about in known.items() if alias in about["aliases"])
 
     def _settings(self) -> Mapping[str, object]:

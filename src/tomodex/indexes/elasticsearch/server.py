@@ -29,6 +29,9 @@ CONNECTIONS = 8
 #: What a server answers when the same request may do better later.
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
+#: What it answers to whom it does not know, and to whom it does not let.
+REFUSED = (401, 403)
+
 #: What a server that has scripts switched off says, both kinds.
 _NO_SCRIPTS = ("cannot execute [inline] scripts", "script_lang not supported")
 
@@ -72,10 +75,7 @@ class Server:
         except errors.ConnectionError as silent:
             raise Unavailable(f"{self.shown} does not answer: {type(silent).__name__}") from None
         except (errors.AuthenticationException, errors.AuthorizationException) as refused:
-            raise Misconfigured(
-                f"{self.shown} refuses us (HTTP {refused.status_code}); see its options "
-                "`password` and `token`"
-            ) from None
+            raise self.refusal(refused.status_code) from None
         except errors.NotFoundError:
             raise Unavailable(
                 f"{self.shown} has no such index, or no more what was being read: it was made anew"
@@ -92,12 +92,23 @@ class Server:
         with self.asked() as client:
             return str(client.info()["version"].get("distribution", "elasticsearch"))
 
+    def refusal(self, status: int | str) -> Misconfigured:
+        """What to tell whoever can let us in."""
+        if status == REFUSED[0]:
+            return Misconfigured(
+                f"{self.shown} does not know us (HTTP 401); see its options `password` and `token`"
+            )
+        return Misconfigured(
+            f"{self.shown} knows us and forbids it (HTTP 403); docs/how-to/search-on-a-server.md "
+            "lists what our user has to be allowed"
+        )
+
     def _distrust(self, distrusted: errors.SSLError) -> Misconfigured | Unavailable:
         if "CERTIFICATE_VERIFY_FAILED" not in str(distrusted):
             return Unavailable(f"{self.shown} does not answer: SSLError")
         return Misconfigured(
-            f"{self.shown} shows a certificate that is not trusted here, or is for another name; "
-            "see its option `ca`"
+            f"{self.shown} shows a certificate that is not trusted here, has expired, or is for "
+            "another name; see its option `ca`"
         )
 
 

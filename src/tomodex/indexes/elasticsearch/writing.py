@@ -12,8 +12,8 @@ from typing import Any
 
 from opensearchpy.helpers import streaming_bulk
 
-from tomodex.errors import Unavailable, Unsuitable
-from tomodex.indexes.elasticsearch.server import AGAIN, Server
+from tomodex.errors import Misconfigured, Unavailable, Unsuitable
+from tomodex.indexes.elasticsearch.server import AGAIN, REFUSED, Server
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ def bulk(server: Server, alias: str, actions: Sequence[Action], refresh: str) ->
     """Do all of these that the server lets us.
 
     Raises:
+        Misconfigured: it does not let us write.
         Unavailable: it did not do all of them; the same again does no harm.
         Unsuitable: it never will do one; the others are done.
     """
@@ -83,8 +84,10 @@ def _answers(server: Server, actions: Iterable[Action], refresh: str) -> Iterato
                 yield from answer.values()
 
 
-def _refusal(server: Server, refused: Sequence[Any]) -> Unavailable | Unsuitable:
-    """What is to be said, where one that is for good comes first."""
+def _refusal(server: Server, refused: Sequence[Any]) -> Misconfigured | Unavailable | Unsuitable:
+    """What is to be said, where what stands in the way of all comes first."""
+    if forbidden := [one for one in refused if one["status"] in REFUSED]:
+        return server.refusal(forbidden[0]["status"])
     again = [one for one in refused if one["status"] in AGAIN or one["status"] == 404]
     if again:
         return Unavailable(f"{server.shown} answers HTTP {again[0]['status']}")
