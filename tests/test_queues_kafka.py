@@ -28,6 +28,7 @@ from tomodex.queues.kafka.crew import Crew, is_member
 from tomodex.queues.kafka.feed import group_of
 from tomodex.queues.kafka.outbox import within
 from tomodex.queues.kafka.press import task_key
+from tomodex.queues.kafka.queue import view_file
 from tomodex.queues.kafka.records import (
     Audit,
     Nothing,
@@ -498,3 +499,13 @@ def test_that_no_broker_answers_is_logged_once_a_minute():
     lets = Seldom(lambda: next(times))
     lines = [refused(7, 0), refused(7, 3), refused(8, 0), refused(7, 0, port=9093), refused(7, 0)]
     assert [lets(line) for line in lines] == [True, False, False, True, True]
+
+
+def test_what_an_older_tomodex_kept_of_a_log_is_removed_and_nothing_else(tmp_path):
+    ours = view_file(tmp_path, "t", "topic")
+    assert ours is not None
+    others = ["kafka-1-t-another.db", "kafka-1-tt-topic.db", "tomodex.db", f"{ours.name}-wal"]
+    for name in ("kafka-1-t-topic.db", "kafka-1-t-topic.db-wal", ours.name, *others):
+        (tmp_path / name).touch()
+    assert view_file(tmp_path, "t", "topic") == ours
+    assert {path.name for path in tmp_path.iterdir()} == {ours.name, *others}

@@ -201,6 +201,17 @@ def test_a_series_without_a_study_is_asked_for_at_its_source(settings, client, q
     assert missing.headers["retry-after"] == "30"
 
 
+def test_a_series_without_a_study_is_indexed_anew_for_another_fingerprint(
+    settings, client, queue, tmp_path
+):
+    uid = write_ball_series(tmp_path / "archive")
+    assert len(list(source_of(settings, "disk").find())) == 1
+    order = {"source": "disk", "series_uid": uid}
+    for fingerprint, how_many in [("", 1), ("", 0), ("again", 1), ("again", 0), ("once more", 1)]:
+        answer = client.post("/v1/tasks", json=order | {"fingerprint": fingerprint})
+        assert answer.json()["new"] == how_many
+
+
 def test_a_series_of_which_only_its_uids_are_known_is_indexed_by_its_headers(
     settings, client, queue, tmp_path
 ):

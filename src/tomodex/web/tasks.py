@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
@@ -395,7 +396,9 @@ def task_for(order: Order, settings: Settings, rules: Rules) -> NewTask:
     lane, configuration = order.lane or settings.serve.lane, settings.configuration
     if order.study_uid is None:
         listing = source_of(settings, order.source).describe(order.series_uid)
-        return task_of(listing, order.source, rules, lane, configuration)
+        task = task_of(listing, order.source, rules, lane, configuration)
+        fingerprint = order.fingerprint or task.series.fingerprint
+        return replace(task, series=replace(task.series, fingerprint=fingerprint))
     series = Series(
         series_uid=order.series_uid,
         study_uid=order.study_uid,

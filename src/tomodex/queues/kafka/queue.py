@@ -81,7 +81,7 @@ class KafkaQueue:
         self._now = now
         self._read_s = -inf  #: when the log was last read to its end
         topics = require_topics(self._cluster)
-        file = _view_file(state, self._names.prefix, topics[self._names.states].id)
+        file = view_file(state, self._names.prefix, topics[self._names.states].id)
         self._view = View(file, self._cluster.options, now=now)
         self._ledger = Ledger(self._cluster, self._view)
         self._feed = Feed(self._cluster)
@@ -392,12 +392,17 @@ class KafkaQueue:
         self._view.close()
 
 
-def _view_file(state: Path | None, prefix: str, topic_id: str) -> Path | None:
+def view_file(state: Path | None, prefix: str, topic_id: str) -> Path | None:
     """A file of its own for each log: a topic that was made anew starts from the beginning."""
     if state is None:
         return None
     name = "".join(c if c.isalnum() or c in "-_" else "_" for c in f"{prefix}-{topic_id}")
-    return state / f"kafka-{VERSION}-{name}.db"
+    file = state / f"kafka-{VERSION}-{name}.db"
+    # Those of an older Tomodex: whoever is erased from now on would stay in them.
+    for former in state.glob(f"kafka-*-{name}.db*"):
+        if not former.name.startswith(file.name):
+            former.unlink(missing_ok=True)
+    return file
 
 
 def _ms(lease: timedelta) -> int:
