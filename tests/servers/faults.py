@@ -34,7 +34,9 @@ from tomodex.delivery import Deliverer, lag_of
 from tomodex.errors import Unavailable
 from tomodex.indexes import open_index
 from tomodex.indexes.elasticsearch import ElasticsearchIndex
+from tomodex.indexes.elasticsearch.sorting import sort_of
 from tomodex.queues import Lane, NewTask, Queue, Task, open_queue
+from tomodex.search import NEWEST
 from tomodex.sinks import Sink, open_sink
 from tomodex.worker import nothing_left, rest, work
 
@@ -393,26 +395,19 @@ def feed(queue: Queue) -> dict[str, AnnotatedSeries | None]:
 
 
 def require_same_index(site: Site, truth: Mapping[str, AnnotatedSeries]) -> None:
-    with closing(open_index(site.index)) as index:
+    with closing(open_index(f"{site.index}-afresh")) as afresh:
+        afresh.write(list(truth.values()))
+    assert documents(site.index) == documents(f"{site.index}-afresh")
+
+
+def documents(url: str) -> Mapping[str, Any]:
+    """All that an index in OpenSearch holds, by series."""
+    with closing(open_index(url)) as index:
         assert isinstance(index, ElasticsearchIndex)
         with index._server.asked() as client:
             client.indices.refresh(index=index._alias)
-        held = {
-            document["series_uid"]: document
-            for documents in index._walk({"match_all": {}}, True)  # type: ignore[arg-type]
-            for document in documents
-        }
-    with closing(open_index(f"{site.index}-afresh")) as afresh:
-        assert isinstance(afresh, ElasticsearchIndex)
-        afresh.write(list(truth.values()))
-        with afresh._server.asked() as client:
-            client.indices.refresh(index=afresh._alias)
-        expected = {
-            document["series_uid"]: document
-            for documents in afresh._walk({"match_all": {}}, True)  # type: ignore[arg-type]
-            for document in documents
-        }
-    assert held == expected
+        every_one = index._walk({"match_all": {}}, True, sort_of(NEWEST))  # type: ignore[arg-type]
+        return {document["series_uid"]: document for some in every_one for document in some}
 
 
 def require_same_topic(
