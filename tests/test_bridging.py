@@ -546,6 +546,7 @@ def test_the_old_env_file_is_understood(tmp_path: Path, monkeypatch: pytest.Monk
     )
     assert (door.group, door.errors) == ("site-group", "site.errors")
     assert "endpoint=http%3A%2F%2Fstore%3A9000" in door.store
+    assert "region=eu-central-1" in door.store
     assert "very secret" not in repr(settings)
 
 

@@ -25,6 +25,9 @@ NAMES_OF_MODE: Mapping[str, Mapping[str, str]] = {
     },
 }
 
+#: What it tells every store, as some take no other.
+REGION = "eu-central-1"
+
 #: What its template has for them.
 USUAL = {"mask_tasks": "impetus.ct-indexer.segmentation", "group": "ct-indexer-segmentation-grp-0"}
 
@@ -74,6 +77,7 @@ def _store(given: Mapping[str, str]) -> str:
         "key": "env:S3_ACCESS_KEY",
         "secret": "env:S3_SECRET_KEY",
         "layout": "archives",
+        "region": REGION,
         **({} if secure else {"insecure": "true"}),
     }
     return f"s3:?{urlencode(options)}"
