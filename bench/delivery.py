@@ -32,7 +32,7 @@ from tests.servers.test_faults import make_topic
 from tomodex.annotation import to_json
 from tomodex.delivery import deliver
 from tomodex.indexes import open_index
-from tomodex.queues.sqlite import SqliteQueue, _pack
+from tomodex.queues.sqlite import SqliteQueue, pack
 from tomodex.sinks import Sink, open_sink
 
 
@@ -50,7 +50,7 @@ def fill(queue: SqliteQueue, count: int) -> int:
     with queue._writing() as db:
         for one in many(count):
             size += len(to_json(one))
-            queue._publish(db, one.series.series_uid, "default", _pack(one))
+            queue._publish(db, one.series.series_uid, "default", pack(to_json(one)))
     return size // count
 
 

@@ -402,6 +402,7 @@ def test_a_consumers_group_can_be_told_apart_and_read():
         ("kafka://me:secret@broker:9092/t", "no place in a URL"),
         (f"{URL}?attempts=0", "attempts"),
         (f"{URL}?strange=1", "strange"),
+        (f"{URL}?lanes=daily,backfill", "each once"),
         (f"{URL}?password=geheim", "a secret is named"),
     ],
 )

@@ -28,10 +28,13 @@ from tests.contracts.queue import (
     settle_next,
     status_of,
 )
+from tomodex.annotation import to_json
 from tomodex.errors import Misconfigured, Unavailable
 from tomodex.queues import Failed, NewTask, Rejected, Retry, open_queue, sqlite, sqlite_file
 from tomodex.queues import sqlite_statements as say
 from tomodex.queues.sqlite import SqliteQueue
+
+DAILY_FIRST = "daily,backfill,on-demand,reindex"
 
 
 class Clock:
@@ -76,6 +79,12 @@ class TestSqliteQueue(QueueContract):
             yield queue
 
     @pytest.fixture
+    def daily_first_queue(self, file: Path, clock: Clock) -> SqliteQueue:
+        url = f"sqlite://{file}?fair=3&lanes={DAILY_FIRST}"
+        with closing(SqliteQueue(url, now=clock)) as queue:
+            yield queue
+
+    @pytest.fixture
     def later(self, clock: Clock) -> Later:
         return clock.move
 
@@ -88,6 +97,10 @@ class TestInMemory(TestSqliteQueue):
     @pytest.fixture
     def fair_queue(self, clock: Clock) -> SqliteQueue:
         return SqliteQueue("sqlite:?fair=3", now=clock)
+
+    @pytest.fixture
+    def daily_first_queue(self, clock: Clock) -> SqliteQueue:
+        return SqliteQueue(f"sqlite:?fair=3&lanes={DAILY_FIRST}", now=clock)
 
 
 def test_a_queue_is_found_again_by_its_url(file):
@@ -152,14 +165,19 @@ STATEMENTS = {
     "waiting": (say.WAITING, {"now": 1, "avoiding": "[]"}),
     "wake": (say.WAKE, {"now": 1, "sweep": 9}),
     "take back": (say.TAKE_BACK, {"now": 1, "sweep": 9, "attempts": 5}),
-    "most urgent": (say.MOST_URGENT, {"avoiding": "[]"}),
-    "least urgent": (say.LEAST_URGENT, {"avoiding": "[]"}),
+    "next": (say.NEXT, {"avoiding": "[]", "turns": "[0,1,2,3]"}),
     "take": (say.TAKE, {"token": 1, "worker": "w", "until": 1, "now": 1, "id": 1}),
     "extend": (say.EXTEND, {"until": 1, "id": 1, "token": 1}),
     "bury": (say.BURY, {"now": 1, "worker": "w"}),
     "move up": (
         say.MOVE_UP,
-        {"lane": 1, "series_uid": "1", "configuration": "x", "status": "ready"},
+        {
+            "turns": "[0,1,2,3]",
+            "lane": 1,
+            "series_uid": "1",
+            "configuration": "x",
+            "status": "ready",
+        },
     ),
     "retry": (say.RETRY, {"now": 1, "status": "failed", "reason": "x"}),
     "reasons": (say.REASONS, {}),
@@ -183,13 +201,14 @@ def test_no_statement_reads_or_sorts_the_whole_table(file, name):
         "SCAN CONSTANT ROW",
         "SCAN 2-ROW VALUES CLAUSE",
         "SCAN json_each VIRTUAL TABLE INDEX 1:",  # sources that are left alone
+        "SCAN turn VIRTUAL TABLE INDEX 1:",  # the lanes
         "SCAN (subquery-7)",  # one task of each lane and source, 500 at most
         "SCAN task USING COVERING INDEX task_waiting",  # in its order, to the first
         "SCAN task USING COVERING INDEX task_reason",  # counting has to read what it counts
     )
     assert plan
     # Of each lane and source one task is sorted; of known series the few that two sources have.
-    few = name in ("most urgent", "least urgent", "known elsewhere", "pace")
+    few = name in ("next", "known elsewhere", "pace")
     assert [
         s
         for s in plan
@@ -280,7 +299,7 @@ def test_an_older_file_keeps_its_tasks_results_and_counts(file, raw):
     for uid, source, status in (("1", "a:", "ready"), ("2", "b:", "ready"), ("3", "b:", "failed")):
         raw.execute(sql, (uid, source, series, status))
     sql = "insert into result (series_uid, configuration, document, settled_ms) values (?,?,?,1)"
-    raw.execute(sql, ("3", "default", sqlite._pack(annotated(ct("3")))))
+    raw.execute(sql, ("3", "default", sqlite.pack(to_json(annotated(ct("3"))))))
     with closing(SqliteQueue(f"sqlite://{file}")) as queue:
         assert queue.count() == {("backfill", "ready"): 2, ("backfill", "failed"): 1}
         assert queue.count("b:") == {("backfill", "ready"): 1, ("backfill", "failed"): 1}
@@ -568,7 +587,18 @@ def test_a_full_disk_is_unavailable_and_stores_nothing(file):
 
 
 @pytest.mark.parametrize(
-    "options", ["tries=3", "fair=x", "attempts=0", "fair=-1", "retry_s=nan", "busy_s=1e99"]
+    "options",
+    [
+        "tries=3",
+        "fair=x",
+        "attempts=0",
+        "fair=-1",
+        "retry_s=nan",
+        "busy_s=1e99",
+        "lanes=daily",
+        "lanes=daily,daily,reindex,backfill",
+        "lanes=daily,on-demand,reindex,backfill,night",
+    ],
 )
 def test_an_option_that_makes_no_sense_is_refused(options):
     with pytest.raises(Misconfigured):

@@ -156,6 +156,11 @@ class QueueContract:
         raise NotImplementedError
 
     @pytest.fixture
+    def daily_first_queue(self) -> Queue:
+        """The same, whose lanes are daily, backfill, on-demand, reindex in this order."""
+        raise NotImplementedError
+
+    @pytest.fixture
     def later(self) -> Later:
         raise NotImplementedError
 
@@ -315,6 +320,22 @@ class QueueContract:
         order = [uid.partition(".")[0] for uid in order_of(fair_queue)]
         assert order[:6].count("legacy") == 2
         assert order[:3].count("legacy") == 1
+
+    def test_lanes_go_out_in_the_order_that_the_site_says(self, daily_first_queue):
+        queue = daily_first_queue
+        lanes = ["on-demand", "daily", "reindex", "backfill"]
+        queue.put([new(f"{lane}.{n}", lane) for lane in lanes for n in (1, 2)])
+        order = [uid.partition(".")[0] for uid in order_of(queue)]
+        # Every third is of the least urgent lane, which is that of reindexing.
+        first, last = ["daily", "daily", "reindex"], ["backfill", "backfill", "reindex"]
+        assert order == [*first, *last, "on-demand", "on-demand"]
+
+    def test_a_waiting_series_moves_up_as_the_site_says(self, daily_first_queue):
+        queue = daily_first_queue
+        queue.put([new("1", "on-demand"), new("2", "daily"), new("3", "reindex")])
+        queue.put([new("1", "backfill"), new("2", "on-demand"), new("3", "on-demand")])
+        assert {queue.states(uid)[0].lane for uid in "123"} == {"backfill", "daily", "on-demand"}
+        assert order_of(queue)[:2] == ["2", "1"]
 
     def test_the_tasks_of_a_source_that_is_left_alone_let_others_pass(self, queue):
         queue.put([new("1.1", "daily"), new("1.2", "daily", date="2001-01-01")])

@@ -32,7 +32,7 @@ from tests.contracts.queue import (
 from tests.servers.kafka import running_kafka
 from tests.servers.kafka_workers import begun, kill, wait_until, worker
 from tests.servers.ports import free_port
-from tests.test_queues_sqlite import Clock
+from tests.test_queues_sqlite import DAILY_FIRST, Clock
 from tomodex.annotation import from_json
 from tomodex.errors import Misconfigured, Unavailable
 from tomodex.phantom.cases import DEMO
@@ -67,6 +67,11 @@ class TestKafkaQueue(QueueContract):
     @pytest.fixture
     def fair_queue(self, url: str, clock: Clock) -> Iterator[KafkaQueue]:
         with closing(KafkaQueue(f"{url}&fair=3", now=clock)) as queue:
+            yield queue
+
+    @pytest.fixture
+    def daily_first_queue(self, url: str, clock: Clock) -> Iterator[KafkaQueue]:
+        with closing(KafkaQueue(f"{url}&fair=3&lanes={DAILY_FIRST}", now=clock)) as queue:
             yield queue
 
     @pytest.fixture

@@ -33,8 +33,9 @@ Status = Literal["ready", "in-progress", "completed", "rejected", "failed"]
 #: In which order a lane hands out the studies of a source.
 Order = Literal["oldest first", "newest first"]
 
-#: Why a series waits, most urgent first.
+#: Why a series waits, most urgent first where nothing else is said.
 Lane = Literal["on-demand", "daily", "reindex", "backfill"]
+LANES: tuple[Lane, ...] = get_args(Lane)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -392,6 +393,18 @@ class Movable(Protocol):
 
     def at_rank(self, rank: int) -> int:
         """The sequence of that entry; 0: of none."""
+
+
+def read_lanes(names: str) -> tuple[Lane, ...]:
+    """The lanes in another order, most urgent first, as a queue's URL says it with commas.
+
+    Raises:
+        ValueError: it does not name each lane once.
+    """
+    found = tuple(names.split(","))
+    if sorted(found) != sorted(LANES):
+        raise ValueError(f"lanes are {', '.join(LANES)}, each once, in another order if you like")
+    return cast(tuple[Lane, ...], found)
 
 
 def open_queue(url: str, state: Path | None = None) -> Queue:

@@ -30,6 +30,7 @@ from tomodex.annotation import AnnotatedSeries, from_json, to_json
 from tomodex.errors import Misconfigured, Unavailable
 from tomodex.probe import Probe
 from tomodex.queues import (
+    LANES,
     Aside,
     Audited,
     Failed,
@@ -43,6 +44,7 @@ from tomodex.queues import (
     Status,
     Task,
     TaskState,
+    read_lanes,
 )
 from tomodex.queues import sqlite_statements as say
 from tomodex.queues.sqlite_barred import Barred
@@ -58,7 +60,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LANES: tuple[Lane, ...] = get_args(Lane)
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 #: Tasks whose wait or lease is over are put back this many at a time, to keep a lease short.
@@ -88,6 +89,7 @@ class Options:
     attempts: int = 5  #: a task that was leased this often without an answer is failed
     retry_s: float = 30.0  #: first wait after Unavailable; each further one is twice as long
     fair: int = 10  #: every so many-th lease takes the least urgent lane; 0 is never
+    lanes: tuple[Lane, ...] = LANES  #: most urgent first
     busy_s: float = 60.0  #: how long to wait for other processes
 
 
@@ -114,7 +116,8 @@ class SqliteQueue(Barred, Portions):
     """`sqlite:///var/lib/tomodex/tomodex.db`, or `sqlite:` for one that lives in memory.
 
     Args:
-        url: names the file; `?attempts=5&retry_s=30&fair=10&busy_s=60` are the defaults.
+        url: names the file; `?attempts=5&retry_s=30&fair=10&busy_s=60` are the defaults; and
+            `lanes=on-demand,daily,reindex,backfill`, most urgent first.
         state: not needed; all is in that file.
         now: seconds since 1970; a test's own clock.
         jitter: from 0 to 1, so that tasks do not all come back at once.
@@ -171,6 +174,7 @@ class SqliteQueue(Barred, Portions):
             sources[row.source] = self._source_id(db, row.source)
         facts = row.facts
         facts["source_id"] = sources[row.source]
+        facts["turns"] = self._turns(least_urgent_first=False)
         if db.execute(say.SOURCE_OF, facts).get not in (None, facts["source_id"]):
             db.execute(say.ELSEWHERE, facts)
         db.execute(say.ADOPT, facts)
@@ -304,7 +308,8 @@ class SqliteQueue(Barred, Portions):
             if overdue:
                 self._sweep(db, now)
             token: int = db.execute(say.COUNT_LEASE).get
-            number = db.execute(self._order(token), facts).get
+            facts["turns"] = self._turns(self._takes_least(token))
+            number = db.execute(say.NEXT, facts).get
             if number is None:
                 return None
             taken = {"id": number, "token": token, "worker": worker, "until": now + _ms(lease)}
@@ -321,10 +326,15 @@ class SqliteQueue(Barred, Portions):
                 extra = {"series_uid": series_uid, "configuration": configuration}
                 log.error("failed", extra={**extra, "attempt": attempt, "reason": reason})
 
-    def _order(self, lease_number: int) -> str:
+    def _takes_least(self, lease_number: int) -> bool:
+        """Whether it is the turn of the least urgent lane."""
         fair = self._options.fair
-        least = fair and lease_number % fair == 0
-        return say.LEAST_URGENT if least else say.MOST_URGENT
+        return bool(fair) and lease_number % fair == 0
+
+    def _turns(self, least_urgent_first: bool) -> str:
+        """The lanes in the order in which they are looked at, as the statements have it."""
+        lanes = [LANES.index(lane) for lane in self._options.lanes]
+        return json.dumps(lanes[::-1] if least_urgent_first else lanes)
 
     def extend(self, task: Task, lease: timedelta) -> bool:
         until = self._now_ms() + _ms(lease)
@@ -586,10 +596,11 @@ def _options_of(url: str) -> Options:
             attempts=int(asked.pop("attempts", usual.attempts)),
             retry_s=float(asked.pop("retry_s", usual.retry_s)),
             fair=int(asked.pop("fair", usual.fair)),
+            lanes=read_lanes(asked.pop("lanes", ",".join(usual.lanes))),
             busy_s=float(asked.pop("busy_s", usual.busy_s)),
         )
     except ValueError as wrong:
-        raise Misconfigured(f"the queue's options are numbers: {wrong}") from wrong
+        raise Misconfigured(f"the queue's options are wrong: {wrong}") from wrong
     if asked:
         known = ", ".join(f.name for f in fields(Options))
         raise Misconfigured(f"the queue has no option {min(asked)!r}; it has {known}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 PUT = """
 insert into task (series_uid, configuration, source_id, fingerprint, series, lane, study_date,
                   status, reason, sentence, updated_ms)
@@ -34,7 +32,9 @@ where series_uid = :series_uid and configuration = :configuration and source_id 
 MOVE_UP = """
 update task set lane = :lane
 where series_uid = :series_uid and configuration = :configuration
-  and status = 'ready' and lane > :lane and :status = 'ready'
+  and status = 'ready' and :status = 'ready'
+  and (select key from json_each(:turns) where value = lane)
+    > (select key from json_each(:turns) where value = :lane)
 """
 
 # Which index to use is said in each statement: the planner, which knows nothing of how many tasks
@@ -92,24 +92,24 @@ select id from task indexed by task_waiting where status = 'ready' and due_ms = 
 PAIRS = 500
 _HEADS = f"""
 select head.id from (
-    select lane, iif(
+    select turn.key as place, iif(
         exists (select 1 from newest_first
                 where newest_first.lane = tally.lane and newest_first.source_id = tally.source_id),
         ({_OF_PAIR} order by study_date desc, id desc limit 1),
         ({_OF_PAIR} order by study_date, id limit 1)) as next
-    from tally where {_ALLOWED} and next is not null order by lane {{lanes}} limit {PAIRS})
+    from json_each(:turns) as turn cross join tally on tally.lane = turn.value
+    where {_ALLOWED} and next is not null limit {PAIRS})
 cross join task as head on head.id = next
-order by head.lane {{lanes}}, head.study_date, head.id limit 1
+order by place, head.study_date, head.id limit 1
 """
 
 
-def heads(lanes: Literal["asc", "desc"], only: str = "") -> str:
-    """The task that is next, of those that `only` says; "asc": the most urgent lane first."""
-    return _HEADS.format(lanes=lanes, only=only)
+def heads(only: str = "") -> str:
+    """The task that is next, of those that `only` says; `:turns` is JSON of the lanes' order."""
+    return _HEADS.format(only=only)
 
 
-MOST_URGENT = heads("asc")
-LEAST_URGENT = heads("desc")
+NEXT = heads()
 
 #: How many leases there were so far; also the newest token.
 COUNT_LEASE = "update counter set value = value + 1 where name = 'lease' returning value"

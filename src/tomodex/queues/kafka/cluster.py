@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
@@ -15,11 +15,12 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it exports 
     AclOperation,
     AdminClient,
 )
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from tomodex.errors import Misconfigured, TomodexError
 from tomodex.kafka_door import Door, KafkaOptions, Seldom
 from tomodex.options import read_options
+from tomodex.queues import LANES, read_lanes
 from tomodex.queues.kafka.topics import Names, names_of
 
 #: The library's own lines; that another has decided first is no fault.
@@ -40,12 +41,18 @@ NO_COORDINATOR = frozenset(
 PATIENCE_S = 30.0
 
 
+def _as_lanes(names: str) -> str:
+    """Refuse what does not name each lane once."""
+    return ",".join(read_lanes(names))
+
+
 class QueueOptions(KafkaOptions):
     """What a queue's URL may set after its `?`."""
 
     attempts: int = Field(5, ge=1)  #: a task that was leased so often without answer is failed
     retry_s: float = Field(30.0, ge=0, lt=86400)  #: first wait after Unavailable; doubles
     fair: int = Field(10, ge=0)  #: every so many-th lease takes the least urgent lane; 0: never
+    lanes: Annotated[str, AfterValidator(_as_lanes)] = ",".join(LANES)  #: most urgent first
     busy_s: float = Field(60.0, ge=1, lt=86400)  #: how long to wait for other processes
     partitions: int = Field(24, ge=1, le=10_000)  #: of a lane, when topics are made
     copies: int = Field(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from tomodex.queues import LANES
 from tomodex.queues.kafka.cluster import QueueOptions
 from tomodex.queues.kafka.records import (
     Audit,
@@ -38,7 +39,7 @@ from tomodex.queues.kafka.view_statements import (
     SAME_VERSION,
     WORK,
 )
-from tomodex.queues.sqlite import LANES, SqliteQueue
+from tomodex.queues.sqlite import SqliteQueue
 from tomodex.queues.sqlite_file import named_errors, transaction
 
 #: Of what is no record so much of its key is kept.
@@ -59,7 +60,8 @@ class Intake(SqliteQueue):
         *,
         now: Callable[[], float] = time.time,
     ) -> None:
-        asked = {name: getattr(options, name) for name in ("attempts", "retry_s", "fair", "busy_s")}
+        same = ("attempts", "retry_s", "fair", "lanes", "busy_s")
+        asked = {name: getattr(options, name) for name in same}
         query = "&".join(f"{name}={value}" for name, value in asked.items())
         place = f"//{quote(str(file))}" if file else ""
         super().__init__(f"sqlite:{place}?{query}", now=now)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from tomodex.annotation import AnnotatedSeries, from_json
-from tomodex.queues import Cells, Erasure, Outcome, Part, Result, Task
+from tomodex.queues import LANES, Cells, Erasure, Outcome, Part, Result, Task
 from tomodex.queues import sqlite_statements as say
 from tomodex.queues.kafka.changes import Changes, Strange, collect, watch
 from tomodex.queues.kafka.intake import Intake
@@ -23,16 +23,15 @@ from tomodex.queues.kafka.records import Wanted
 from tomodex.queues.kafka.view_statements import (
     IS_ASTRAY,
     LATE,
-    LEAST_URGENT,
     LEFT,
-    MOST_URGENT,
+    NEXT,
     NOT_DONE_HERE,
     PASS_ON,
     ROW,
     STUCK,
     TOO_LATE,
 )
-from tomodex.queues.sqlite import LANES, Verdict, read_series
+from tomodex.queues.sqlite import Verdict, read_series
 from tomodex.queues.sqlite_file import named_errors, transaction
 
 #: Part of the file's name: another one is read anew from the log.
@@ -157,12 +156,13 @@ class View(Intake):
         """The task of these partitions that is next; `held` are ids of those that we hold."""
         now = self._now_ms()
         facts: dict[str, Any] = {"now": now, "avoiding": json.dumps(list(avoiding))}
+        facts["turns"] = self._turns(least_urgent)
         with self._lock, named_errors(self._file):
             self._remember(partitions)
             left = self._db.execute(LEFT, {**facts, "held": json.dumps(list(held))}).get
             if left is None:
                 self._wake(now)
-                left = self._db.execute(LEAST_URGENT if least_urgent else MOST_URGENT, facts).get
+                left = self._db.execute(NEXT, facts).get
             return None if left is None else self._found("id = ?", (left,))
 
     def _remember(self, partitions: frozenset[int]) -> None:

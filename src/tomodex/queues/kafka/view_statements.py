@@ -51,8 +51,7 @@ insert into place values (0, lower(hex(randomblob(8))));
 
 #: Which of the tasks a worker may have.
 ONLY = "and share & 65535 in (select partition from temp.mine)"
-MOST_URGENT = say.heads("asc", ONLY)
-LEAST_URGENT = say.heads("desc", ONLY)
+NEXT = say.heads(ONLY)
 
 #: A task whose worker lost it, or is late; `:held` is JSON of the ids that we hold ourselves.
 LEFT = f"""
@@ -63,7 +62,7 @@ where status = 'in-progress' and due_ms > 0 {ONLY}
         not in (select value from json_each(:avoiding))
     and not exists (select 1 from held
                     where held.lane = task.lane and held.source_id = task.source_id)
-order by lane, study_date, id limit 1
+order by (select key from json_each(:turns) where value = lane), study_date, id limit 1
 """
 
 #: What waits of a source in a lane, and what its worker is late with, in some partitions.
