@@ -22,6 +22,8 @@ from tomodex.errors import Misconfigured, Unavailable
 from tomodex.locks import locked
 from tomodex.queues import Cells, Copied, Erasure, Failed, Queue, Rejected, Retry
 from tomodex.queues.sqlite import SqliteQueue
+from tomodex.settings import load_settings
+from tomodex.wiring import queue_of
 
 S3 = "s3://other"
 CONSUMERS = ("index", "fhir", "never")
@@ -162,6 +164,16 @@ def test_only_an_empty_queue_is_copied_into():
         thing(target)
         with pytest.raises(Misconfigured, match="an empty one"):
             copy(source, target)
+
+
+def test_nobody_uses_a_queue_that_was_copied_in_part(tmp_path):
+    settings = load_settings(data=tmp_path)
+    with closing(fill(sqlite())) as source, closing(sqlite(tmp_path / "tomodex.db")) as target:
+        target.take_in(Copied("sqlite:///old", "task", 1), source.portion("task", 0, 1))
+        with pytest.raises(Misconfigured, match=r"sqlite:///old .* only in part.*queue copy"):
+            queue_of(settings)
+        copy(source, target)
+        queue_of(settings).close()
 
 
 def test_the_command_copies_and_says_what(tmp_path):

@@ -36,7 +36,7 @@ from tomodex.places import (
 )
 from tomodex.preview import Heads, Previews, draw_preview
 from tomodex.pseudonym import audit_mark, load_key, pseudonymizer
-from tomodex.queues import Queue, Task, open_queue
+from tomodex.queues import Movable, Queue, Task, open_queue
 from tomodex.registry import path_of
 from tomodex.saved import SavedCohorts
 from tomodex.segmentation import Segmentation
@@ -208,7 +208,23 @@ def left_alone(settings: Settings) -> list[Suspension]:
 
 
 def queue_of(settings: Settings) -> Queue:
-    """The queue, made on first use, which takes nothing of patients who are excluded."""
+    """The queue, made on first use, which takes nothing of patients who are excluded.
+
+    Raises:
+        Misconfigured: only a part of another queue was copied into it.
+    """
+    queue = copied_queue_of(settings)
+    if isinstance(queue, Movable) and (copied := queue.copied()):
+        queue.close()
+        raise Misconfigured(
+            f"{copied.origin} was copied into the queue only in part: say `tomodex queue copy` "
+            "again, with the settings as they were, and it goes on"
+        )
+    return queue
+
+
+def copied_queue_of(settings: Settings) -> Queue:
+    """The same, also while another one is copied into it."""
     _make_data_folder(settings.data)
     queue = open_queue(settings.queue_url, settings.data)
     former = settings.data / "exclusions.db"

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,7 +29,7 @@ from tomodex.daily import desk_of, list_window
 from tomodex.delivery import deliver
 from tomodex.errors import Misconfigured, Unavailable
 from tomodex.exclusions import refusal_of
-from tomodex.queues import Queue
+from tomodex.queues import Erasure, Queue
 from tomodex.queues.kafka.queue import KafkaQueue
 from tomodex.queues.kafka.records import FORMAT
 from tomodex.receiving import steward_of
@@ -130,6 +131,25 @@ def test_who_opts_out_on_one_machine_is_out_on_all(machines):
         assert {r.series_uid for r in there.results(0, 9) if r.annotated} == {"1.2"}
         assert erasing.opt_in(one, OWNER, [JANE], "changed her mind") == 1
         assert {t.series.series_uid for t in leased(there)} == {"1.1", "1.3", "1.4"}
+
+
+def test_what_is_to_be_erased_is_kept_for_every_machine_and_not_for_ever(url, tmp_path):
+    clock = Clock()
+    with ExitStack() as opened:
+        one, other = (
+            opened.enter_context(closing(KafkaQueue(url, tmp_path / name, now=clock)))
+            for name in ("1", "2")
+        )
+        erasure = Erasure(id="e", request='{"series":["1.1"]}')
+        one.begin_erasure(erasure)
+        one.end_erasure(erasure)
+        assert (one.erasures(), other.erasures()) == ([], [erasure])
+        clock.move(timedelta(days=31))
+        assert other.erasures() == []
+        parts = urlsplit(url)
+        log = read_all(parts.netloc, f"{parts.path.strip('/')}.states")
+        last = {message.key(): message.value() for message in log}
+        assert last[b'["erasure","e"]'] is None
 
 
 def leased(queue: Queue) -> Iterator[Any]:

@@ -38,7 +38,7 @@ def copy(
     from tomodex.locks import locked
     from tomodex.queues import create_queue
     from tomodex.running import LOCK
-    from tomodex.wiring import consumer_names, queue_of
+    from tomodex.wiring import consumer_names, copied_queue_of, queue_of
 
     settings = indexed_settings()
     there = settings.model_copy(update={"queue": to})
@@ -50,7 +50,7 @@ def copy(
     ):
         for made in create_queue(to):
             typer.echo(f"made {made}", err=True)
-        with closing(queue_of(there)) as target:
+        with closing(copied_queue_of(there)) as target:
             sizes = copy_queue(
                 source,
                 target,

@@ -189,16 +189,16 @@ class KafkaQueue:
         self._decide(lambda view, _: view.begin_erasure(erasure))
 
     def erasures(self) -> Sequence[Erasure]:
-        return self._seen().erasures()
-
-    def end_erasure(self, erasure: Erasure) -> None:
         def drop(view: View, changes: Changes) -> None:
-            changes.others.append(Nothing("erasure", (erasure.id,)))
+            changes.others += [Nothing("erasure", (one,)) for one in view.over(ERASURES_KEPT_S)]
 
-        self._view.remember_done(erasure)
-        if self._view.is_over(erasure, ERASURES_KEPT_S):
+        if self._seen().over(ERASURES_KEPT_S):
             self._decide(drop)
             self._view.overwrite()
+        return self._view.erasures()
+
+    def end_erasure(self, erasure: Erasure) -> None:
+        self._view.remember_done(erasure)
 
     def renew(self, series_uids: Sequence[str], lane: Lane = "reindex") -> int:
         return self._decide(lambda view, _: view.renew(series_uids, lane))

@@ -280,10 +280,10 @@ class View(Intake):
         rows = self._read(NOT_DONE_HERE, ())
         return [Erasure(id=str(number), request=str(request)) for number, request in rows]
 
-    def is_over(self, erasure: Erasure, kept_s: float) -> bool:
-        """Whether an erasure began so long ago that every machine had time for it."""
-        sql = "select 1 from erasure where id = ? and begun_ms < ?"
-        return bool(self._read(sql, (erasure.id, self._now_ms() - round(kept_s * 1000))))
+    def over(self, kept_s: float) -> Sequence[str]:
+        """Erasures that began so long ago that every machine had time for them."""
+        sql = "select id from erasure where begun_ms < ?"
+        return [str(id) for (id,) in self._read(sql, (self._now_ms() - round(kept_s * 1000),))]
 
     def remember_done(self, erasure: Erasure) -> None:
         """This data folder is done with an erasure; whoever makes the view anew does it again."""
