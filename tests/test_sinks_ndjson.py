@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -136,13 +137,31 @@ def test_one_that_is_killed_while_writing_leaves_whole_lines(url: str, path: Pat
     assert {"1.1", "2.1"} <= set(read(path))
 
 
-def test_only_one_process_writes_to_a_file(url: str) -> None:
-    first = open_sink(url)
-    with pytest.raises(Unavailable, match="another process"):
-        open_sink(url)
-    first.close()
-    first.close()
-    open_sink(url).close()
+def test_who_erases_does_so_while_another_delivers(url: str, path: Path) -> None:
+    delivering = open_sink(url)
+    delivering.write([series("1.1"), series("1.2")])
+    erasing = open_sink(url)
+    erasing.erase(["1.1"])
+    path.write_bytes(path.read_bytes() + b'{"schema_ver')  # and was killed
+    delivering.write([series("1.3")])
+    erasing.close()
+    erasing.close()
+    delivering.close()
+    assert set(read(path)) == {"1.2", "1.3"}
+
+
+def test_only_one_process_writes_to_a_file_at_a_time(
+    url: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ndjson, "PATIENCE_S", 0.1)
+    sink = open_sink(url)
+    with path.open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(Unavailable, match="another process"):
+            sink.write([series("1.1")])
+    sink.write([series("1.2")])
+    sink.close()
+    assert set(read(path)) == {"1.2"}
 
 
 @pytest.mark.parametrize("place", ["", "/no/such/folder/series.ndjson"])
