@@ -41,6 +41,9 @@ from tests.servers.ports import free_port, wait_until_listening
 SERVERS = Path(os.environ.get("TOMODEX_SERVERS") or Path.home() / ".cache/tomodex-servers")
 JARS = SERVERS / "kafka-4.1.0"
 
+#: Half the processor time of a start, and no more is needed here.
+LIGHT = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+
 Settings = Mapping[str, str]
 
 #: (resource, how it is named, name, operation), in Kafka's words.
@@ -87,12 +90,16 @@ def _cluster_name() -> str:
 
 def _format(folder: Path, given: Settings, cluster: str) -> None:
     """Make an empty store for a node with these settings."""
+    made = _begin_format(folder, given, cluster).wait(120)
+    assert made == 0, (folder / "log").read_text()
+
+
+def _begin_format(folder: Path, given: Settings, cluster: str) -> subprocess.Popen[bytes]:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "server.properties"
     file.write_text("".join(f"{name}={value}\n" for name, value in given.items()))
     tool = "kafka.tools.StorageTool"
-    made = _java(folder, tool, "format", f"--cluster-id={cluster}", "-c", str(file)).wait(120)
-    assert made == 0, (folder / "log").read_text()
+    return _java(folder, tool, "format", f"--cluster-id={cluster}", "-c", str(file))
 
 
 def _start(folder: Path) -> subprocess.Popen[bytes]:
@@ -102,7 +109,7 @@ def _start(folder: Path) -> subprocess.Popen[bytes]:
 def _java(folder: Path, *command: str) -> subprocess.Popen[bytes]:
     with (folder / "log").open("ab") as log:
         return subprocess.Popen(
-            ["java", "-Xmx512m", "-cp", f"{JARS}/*", *command], stdout=log, stderr=log
+            ["java", "-Xmx512m", *LIGHT, "-cp", f"{JARS}/*", *command], stdout=log, stderr=log
         )
 
 
@@ -288,3 +295,75 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     """A broker with access control that all tests share; each has users and topics of its own."""
     with running_secured_kafka(tmp_path_factory.mktemp("secured-kafka")) as broker:
         yield broker
+
+
+# Several brokers
+
+
+class RunningCluster:
+    """Brokers that are controllers too, each of which may be killed and started again."""
+
+    def __init__(self, folders: Sequence[Path], ports: Sequence[int]) -> None:
+        self._folders = folders
+        self._ports = ports
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+
+    @property
+    def address(self) -> str:
+        return ",".join(f"127.0.0.1:{port}" for port in self._ports)
+
+    def start(self, number: int) -> None:
+        """Start one; it may take a while until it listens."""
+        self._processes[number] = _start(self._folders[number])
+
+    def wait(self) -> None:
+        """Until all that were started listen."""
+        for number, process in self._processes.items():
+            wait_until_listening(self._ports[number], process, 120)
+
+    def kill(self, number: int) -> None:
+        """As a power cut would."""
+        process = self._processes.pop(number)
+        process.kill()
+        process.wait()
+
+    def kill_all(self) -> None:
+        for number in list(self._processes):
+            self.kill(number)
+
+
+@contextmanager
+def running_cluster(folder: Path, more: Settings, brokers: int = 3) -> Iterator[RunningCluster]:
+    """Brokers that keep copies of everything; their numbers begin with 0, their ids too.
+
+    Args:
+        more: settings of each besides.
+    """
+    nodes = range(brokers)
+    folders = [folder / f"broker-{number}" for number in nodes]
+    ports, controllers = [free_port() for _ in nodes], [free_port() for _ in nodes]
+    voters = ",".join(f"{number}@127.0.0.1:{controllers[number]}" for number in nodes)
+    name = _cluster_name()
+    made = []
+    for number in nodes:
+        own = {
+            **settings(folders[number], ports[number], controllers[number]),
+            "node.id": str(number),
+            "controller.quorum.voters": voters,
+            "offsets.topic.replication.factor": str(brokers),
+            "offsets.topic.num.partitions": "6",
+            "transaction.state.log.replication.factor": str(brokers),
+            "transaction.state.log.num.partitions": "6",
+            "transaction.state.log.min.isr": "2",
+            **more,
+        }
+        made.append(_begin_format(folders[number], own, name))
+    assert [one.wait(120) for one in made] == [0] * brokers
+    cluster = RunningCluster(folders, ports)
+    try:
+        for number in nodes:
+            cluster.start(number)
+        cluster.wait()
+        yield cluster
+    finally:
+        cluster.kill_all()
