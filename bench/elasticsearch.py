@@ -34,7 +34,7 @@ from tests.servers.opensearch import NEWER, running_opensearch
 
 from tomodex.annotation import AnnotatedSeries
 from tomodex.indexes.elasticsearch import ElasticsearchIndex
-from tomodex.search import parse
+from tomodex.search import Query, parse
 from tomodex.terminology import load_terminology
 
 BATCH = 500
@@ -49,6 +49,8 @@ SEARCHES = (
     "left autochthon between heart and L1",
     "kidney between any T9..T12 and any L1..L4",
     "kidney between thoracic vertebra and lumbar vertebra",
+    "vertebra between rib and rib",
+    "left autochthon between vertebra and rib",
 )
 FACETS = ("structure", "complete", "PatientSex", "AgeDecade", "Manufacturer", "StudyYear")
 
@@ -125,7 +127,6 @@ def measured(url: str, count: int, repeat: int) -> dict[str, Any]:
     with index._server.asked() as client:
         version = client.info()["version"]["number"]
         size = size_of(client, "bench")
-        heap = client.nodes.stats(metric="jvm")["nodes"]
     terms = load_terminology()
     asked = {text: parse(text, terms) for text in SEARCHES}
     answers = {
@@ -133,6 +134,11 @@ def measured(url: str, count: int, repeat: int) -> dict[str, Any]:
         for text, query in asked.items()
     }
     answers["six facets"] = milliseconds(repeat, lambda: index.facets(asked["sacrum"], FACETS))
+    begin = time.monotonic()
+    rows = sum(map(len, index.rows(Query(text="", term=None), ["StudyDate", "PatientAge"])))
+    rows_per_s = rows / (time.monotonic() - begin)
+    with index._server.asked() as client:
+        heap = client.nodes.stats(metric="jvm")["nodes"]
     found = {text: index.search(query).series for text, query in asked.items()}
     index.close()
     return {
@@ -142,6 +148,7 @@ def measured(url: str, count: int, repeat: int) -> dict[str, Any]:
         "bytes_per_series": round(size / count),
         "gb_for_1_7_million": round(size / count * 1.7e6 / 1e9, 1),
         "gb_for_30_million": round(size / count * 30e6 / 1e9, 1),
+        "rows_per_s": round(rows_per_s),
         "heap_mb": round(sum(n["jvm"]["mem"]["heap_used_in_bytes"] for n in heap.values()) / 1e6),
         "found": found,
         "ms": answers,

@@ -18,6 +18,7 @@ from tests.servers.kafka import broker as broker
 from tests.servers.kafka import secured as secured
 from tests.servers.opensearch import elasticsearch_server as elasticsearch_server
 from tests.servers.opensearch import newer_search_server as newer_search_server
+from tests.servers.opensearch import older_elasticsearch_server as older_elasticsearch_server
 from tests.servers.opensearch import secured_search_server as secured_search_server
 from tests.servers.orthanc import orthanc as orthanc
 from tests.servers.s3 import store as store

@@ -33,7 +33,7 @@ SERVERS = Path(os.environ.get("TOMODEX_SERVERS") or Path.home() / ".cache/tomode
 
 #: As in opensearch/install.sh and elasticsearch/install.sh.
 OLDER, NEWER = "2.19.1", "3.8.0"
-ELASTICSEARCH = "9.5.3"
+ELASTICSEARCH, OLDER_ELASTICSEARCH = "9.5.3", "8.19.21"
 
 #: On a busy machine with two cores it takes a minute to start.
 START_S = 240
@@ -80,9 +80,9 @@ def running_opensearch(
 
 
 @contextmanager
-def running_elasticsearch(folder: Path) -> Iterator[str]:
+def running_elasticsearch(folder: Path, version: str = ELASTICSEARCH) -> Iterator[str]:
     """URL of an Elasticsearch, as far as Maven Central has it, that keeps its data in `folder`."""
-    home = SERVERS / f"elasticsearch-{ELASTICSEARCH}"
+    home = SERVERS / f"elasticsearch-{version}"
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "modules").exists():
         shutil.copytree(home / "modules", folder / "modules")
@@ -200,4 +200,12 @@ def newer_search_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 def elasticsearch_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of an Elasticsearch that all tests share."""
     with running_elasticsearch(tmp_path_factory.mktemp("elasticsearch")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def older_elasticsearch_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of an Elasticsearch of the older version that all tests share."""
+    folder = tmp_path_factory.mktemp("elasticsearch8")
+    with running_elasticsearch(folder, OLDER_ELASTICSEARCH) as url:
         yield url

@@ -109,6 +109,34 @@ class TestElasticsearch(OnServer):
         assert filled.totals().series == 10
 
 
+class TestOlderElasticsearch:
+    """Elasticsearch 8, of which each kind of question is tried once.
+
+    It is asked by the very same requests as 9: they name no version to be compatible with.
+    """
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def opening(cls, older_elasticsearch_server: str) -> Opening:
+        return _opening(older_elasticsearch_server, "&shards=2")
+
+    index = IndexContract.index
+    filled = IndexContract.filled
+    kept = IndexContract.kept
+    test_searches = IndexContract.test_every_search_finds_what_a_plain_reading_finds
+    test_facets = IndexContract.test_facets_and_cells_count_every_value_of_every_field
+    test_crowds = IndexContract.test_a_crowd_is_the_patients_of_what_was_found
+    test_rows = IndexContract.test_rows_are_all_the_hits_of_a_search
+    test_erased = IndexContract.test_what_is_erased_is_found_no_more
+    test_scripts = OnServer.test_structures_are_compared_by_a_script_where_words_are_too_many
+    test_anew = TestElasticsearch.test_an_index_is_made_anew_beside_the_old
+    test_order = TestElasticsearch.test_the_later_entry_of_the_feed_stays
+
+    def test_doctor_learns_which_server_it_is(self, kept: ElasticsearchIndex) -> None:
+        said = {probe.subject: probe.sentence for probe in kept.probe()}
+        assert said["search server"].startswith("elasticsearch 8.")
+
+
 class TestOlderIndex:
     """OpenSearch 2, secured, with the rights that the documentation lists and no others.
 
@@ -135,8 +163,8 @@ class TestOlderIndex:
     test_anew = TestElasticsearch.test_an_index_is_made_anew_beside_the_old
     test_order = TestElasticsearch.test_the_later_entry_of_the_feed_stays
 
-    def test_doctor_may_ask_all_it_wants_to_know(self, filled: ElasticsearchIndex) -> None:
-        said = {probe.subject: probe for probe in filled.probe()}
+    def test_doctor_may_ask_all_it_wants_to_know(self, kept: ElasticsearchIndex) -> None:
+        said = {probe.subject: probe for probe in kept.probe()}
         assert {probe.verdict for probe in said.values()} == {"ok"}, said
         assert said["search server"].sentence.startswith("opensearch 2.")
 

@@ -4,19 +4,14 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
-import java.util.function.Predicate;
-import java.util.function.Supplier;
 import org.elasticsearch.Build;
 import org.elasticsearch.client.internal.node.NodeClient;
-import org.elasticsearch.cluster.node.DiscoveryNodes;
 import org.elasticsearch.common.settings.Settings;
-import org.elasticsearch.features.NodeFeature;
 import org.elasticsearch.index.fielddata.ScriptDocValues;
 import org.elasticsearch.plugins.ActionPlugin;
 import org.elasticsearch.plugins.Plugin;
 import org.elasticsearch.plugins.ScriptPlugin;
 import org.elasticsearch.rest.BaseRestHandler;
-import org.elasticsearch.rest.RestHandler;
 import org.elasticsearch.rest.RestRequest;
 import org.elasticsearch.rest.RestResponse;
 import org.elasticsearch.rest.RestStatus;
@@ -33,16 +28,9 @@ import org.elasticsearch.search.lookup.SearchLookup;
 /**
  * What of Elasticsearch is not on Maven Central: the answer to `GET /`, and Painless. The scripts of
  * tomodex.indexes.elasticsearch are written again in Java here, told apart by the context they run in.
+ * Elasticsearch 8 and 9 ask for the handler of the first in two ways: StandIn8.java and StandIn9.java.
  */
-public class StandIn extends Plugin implements ActionPlugin, ScriptPlugin {
-    @Override
-    public Collection<RestHandler> getRestHandlers(
-            RestHandlersServices services,
-            Supplier<DiscoveryNodes> nodes,
-            Predicate<NodeFeature> features) {
-        return List.of(new Root());
-    }
-
+public abstract class StandIn extends Plugin implements ActionPlugin, ScriptPlugin {
     @Override
     public ScriptEngine getScriptEngine(Settings settings, Collection<ScriptContext<?>> contexts) {
         return new Engine();
