@@ -10,6 +10,7 @@ from tomodex.errors import Unavailable
 from tomodex.settings import Settings, load_settings
 from tomodex.web import health
 from tomodex.web.app import make_app
+from tomodex.wiring import cohorts_of
 
 QUEUE = "tomodex.queues.sqlite.SqliteQueue.count"
 INDEX = "tomodex.indexes.duckdb.DuckDBIndex.seen"
@@ -46,6 +47,13 @@ def test_without_its_index_it_is_healthy_and_not_ready(client, monkeypatch):
     paths = ("/v1/live", "/v1/health", "/v1/ready")
     assert [client.get(path).status_code for path in paths] == [200, 200, 503]
     assert client.get("/v1/ready").json()["detail"] == "nobody is there"
+
+
+def test_ready_is_the_index_that_people_ask(settings, monkeypatch):
+    asked = cohorts_of(settings)
+    monkeypatch.setattr(asked, "reach", refuse)
+    client = TestClient(make_app(settings, asked), base_url="http://127.0.0.1")
+    assert client.get("/v1/ready").status_code == 503
 
 
 def test_an_index_that_hangs_is_said_so_in_time_and_holds_up_nobody_else(client, monkeypatch):

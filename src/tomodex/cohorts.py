@@ -137,6 +137,10 @@ class OneSeries:
         return self.tasks[0].series.study_uid if self.tasks else None
 
 
+#: A series that no index holds: to look for it costs next to nothing.
+NOBODY = ("0",)
+
+
 class Cohorts:
     """Answers questions about cohorts.
 
@@ -165,6 +169,10 @@ class Cohorts:
     def terminology(self) -> Terminology:
         """The words that questions are asked in."""
         return self._terminology
+
+    def reach(self) -> None:
+        """Return if the index answers, about which nothing is told."""
+        self._index.seen(NOBODY)
 
     def parse(self, text: str) -> Query:
         """The question, read."""

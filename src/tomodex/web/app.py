@@ -25,7 +25,7 @@ from tomodex.web.problems import PROBLEMS, Refused, answer_problems, problem
 from tomodex.web.routes import add_routes
 from tomodex.web.sessions import Sessions
 from tomodex.web.tasks import MOST_BODY_BYTES, tasks_router
-from tomodex.wiring import audit_of, cohorts_of, index_of, queue_of
+from tomodex.wiring import audit_of, cohorts_of, queue_of
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +70,9 @@ def make_app(settings: Settings, cohorts: Cohorts | None = None) -> FastAPI:
     app.include_router(identities_router(settings), dependencies=TOKEN)
     tasks = tasks_router(settings, queue, load_rules(settings.rules))
     app.include_router(tasks, dependencies=TOKEN)
-    add_routes(app, settings, cohorts or cohorts_of(settings), queue)
-    app.include_router(health_router(queue, index_of(settings)))
+    asked = cohorts or cohorts_of(settings)
+    add_routes(app, settings, asked, queue)
+    app.include_router(health_router(queue, asked))
     _add_version(app)
     return app
 

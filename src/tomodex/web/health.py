@@ -9,8 +9,8 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 
+from tomodex.cohorts import Cohorts
 from tomodex.errors import Unavailable
-from tomodex.indexes import Index
 from tomodex.queues import Queue
 
 #: Questions after our health that are answered at once.
@@ -18,9 +18,6 @@ MOST_WATCHING = 2
 
 #: Whoever watches has little patience: this is less than the usual time-out of a probe.
 PATIENCE_S = 4.0
-
-#: A series that no index holds: to look for it costs next to nothing.
-NOBODY = ("0",)
 
 
 class Health(BaseModel):
@@ -31,8 +28,12 @@ class Health(BaseModel):
     status: str = "ok"
 
 
-def health_router(queue: Queue, index: Index) -> APIRouter:
-    """The routes, which need no token and say nothing of what is in the index."""
+def health_router(queue: Queue, cohorts: Cohorts) -> APIRouter:
+    """The routes, which need no token and say nothing of what is in the index.
+
+    It is that which people ask, in memory where it can be: whoever writes to the file of another
+    must not make us seem ill.
+    """
     router = APIRouter(tags=["server"])
     # Threads of their own: whoever watches us is answered however many others wait.
     lately, ready = CapacityLimiter(MOST_WATCHING), CapacityLimiter(MOST_WATCHING)
@@ -51,7 +52,7 @@ def health_router(queue: Queue, index: Index) -> APIRouter:
     async def readiness() -> Health:
         """To be asked nothing while this is not answered with 200."""
         await _answered("queue", queue.count, ready)
-        await _answered("index", lambda: index.seen(NOBODY), ready)
+        await _answered("index", cohorts.reach, ready)
         return Health()
 
     return router
