@@ -365,6 +365,15 @@ def test_ctrl_c_says_what_is_kept(tomodex, monkeypatch, tmp_path):
     assert "what was settled is kept" in err
 
 
+def test_config_shows_each_setting_of_a_table_and_who_has_set_it(tomodex, folder, monkeypatch):
+    monkeypatch.setenv("TOMODEX_RECEIVE", '{"port": 104}')
+    monkeypatch.setenv("TOMODEX_SOURCES", '{"disk": "/data"}')
+    lines = [line.split() for line in tomodex("config", "show")[1].splitlines()]
+    assert ["receive.port", "104", "environment"] in lines
+    assert ["receive.aet", "TOMODEX", "default"] in lines
+    assert ["sources.disk", "/data", "environment"] in lines
+
+
 def test_config_shows_where_queue_index_and_key_lie(tomodex, folder):
     shown = json.loads(tomodex("config", "show", "--json")[1])
     assert shown["queue"] == {

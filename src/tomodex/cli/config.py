@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import typer
 
 from tomodex.cli.shared import Json, given, print_json, print_out, settings_of_run
@@ -21,8 +24,30 @@ def show(as_json: Json = False) -> None:
     if as_json:
         print_json({name: {"value": values[name], "origin": where[name]} for name in values})
         return
-    rows = ((name, values[name], where[name]) for name in values)
+    rows = (
+        (".".join(names), value, where[names[0]] if _is_set(settings, names) else "default")
+        for name in values
+        for names, value in _leaves((name,), values[name])
+    )
     print_out(tables.rows_table(("setting", "value", "from"), rows))
+
+
+def _is_set(table: object, names: Sequence[str]) -> bool:
+    """Whether anybody has said so, where the first of these names is one that somebody has set."""
+    first, *rest = names
+    inner: Any = getattr(table, first, None)
+    if not rest or not hasattr(inner, "model_fields_set"):
+        return True
+    return rest[0] in inner.model_fields_set and _is_set(inner, rest)
+
+
+def _leaves(names: tuple[str, ...], value: object) -> Iterator[tuple[tuple[str, ...], object]]:
+    """What stands in a table of settings, each with its names from the outside in."""
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _leaves((*names, str(name)), inner)
+    else:
+        yield names, value
 
 
 @app.command()

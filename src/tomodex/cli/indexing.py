@@ -113,7 +113,7 @@ def retry(
     from tomodex import wiring
 
     again = wiring.queue_of(indexed_settings()).retry("rejected" if rejected else "failed", reason)
-    print(f"{again:,} series are ready again; `tomodex index SOURCE` takes them")
+    print(f"{again:,} series are ready again; `tomodex run` or `tomodex index SOURCE` takes them")
 
 
 def rebuild() -> None:
