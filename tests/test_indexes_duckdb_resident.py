@@ -370,6 +370,7 @@ def test_what_does_not_fit_into_memory_is_answered_by_the_file(
     deadline = time.monotonic() + 10
     while "index_not_in_memory" not in caplog.messages and time.monotonic() < deadline:
         assert index.search(asked("")).series == 300
+        time.sleep(0.005)
     (refused,) = (record for record in caplog.records if record.msg == "index_not_in_memory")
     assert "GB of memory, and may take" in str(vars(refused)["sentence"])
     assert index.search(asked("kidney between T12 and L4")).series == 50
@@ -382,6 +383,7 @@ def test_measures_that_do_not_fit_are_read_from_the_file(written: Path) -> None:
     deadline = time.monotonic() + 10
     while index._keeper is None or index._keeper._now is None:
         assert time.monotonic() < deadline
+        time.sleep(0.005)
     assert not index._image().measured
     assert index.search(asked("kidney between T12 and L4")).series == 50
     assert index.search(asked("liver volume > 1500 ml")).series == 76

@@ -185,9 +185,16 @@ def run(tmp_path, archive):
         process.stderr.close()
 
 
-def wait_until(condition, seconds: float = 90.0) -> None:
-    end = time.monotonic() + seconds
+#: Ten processes import what they need before the first series is there: 20 s of processor time,
+#: and minutes of a machine that does other things. What hangs takes this long to be noticed.
+HANGS_S = 600.0
+
+
+def wait_until(condition, service: subprocess.Popen) -> None:
+    """Wait for something that a service does, as long as it lives."""
+    end = time.monotonic() + HANGS_S
     while not condition():
+        assert service.poll() is None, "it ended"
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.2)
 
@@ -207,15 +214,15 @@ def test_what_comes_into_an_archive_is_in_the_index_without_anybody_doing_anythi
     """Also after everything was killed in the middle of it; and it ends when it is told to."""
     data = tmp_path / "data"
     first = run()
-    wait_until(lambda: (data / "tomodex.db").exists())
+    wait_until((data / "tomodex.db").exists, first)
     os.killpg(first.pid, signal.SIGKILL)
     service = run()
-    wait_until(lambda: found(data) == 2)
+    wait_until(lambda: found(data) == 2, service)
     twin = run()
-    assert twin.wait(60) == 3
+    assert twin.wait(HANGS_S) == 3
     assert b"another `tomodex run` works on" in twin.stderr.read()
     service.send_signal(signal.SIGTERM)
-    assert service.wait(60) == 143
+    assert service.wait(HANGS_S) == 143
     lines = [json.loads(line) for line in service.stderr.read().splitlines() if line[:1] == b"{"]
     assert {"running", "discovered", "completed", "delivered"} <= {line["event"] for line in lines}
     with_worker = queue_of(Settings(data=data))
@@ -225,5 +232,5 @@ def test_what_comes_into_an_archive_is_in_the_index_without_anybody_doing_anythi
 
 def test_a_wrong_setting_ends_it_and_says_so(run):
     service = run(TOMODEX_SEGMENTERS='["magic:"]')
-    assert service.wait(60) == 2
+    assert service.wait(HANGS_S) == 2
     assert b"no segmenter for 'magic:'" in service.stderr.read()
