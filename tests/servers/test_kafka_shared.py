@@ -30,6 +30,8 @@ from tomodex.delivery import deliver
 from tomodex.errors import Misconfigured, Unavailable
 from tomodex.exclusions import refusal_of
 from tomodex.queues import Erasure, Queue
+from tomodex.queues.kafka.cluster import Cluster
+from tomodex.queues.kafka.outbox import Fenced, Letter, Outbox
 from tomodex.queues.kafka.queue import KafkaQueue
 from tomodex.queues.kafka.records import FORMAT
 from tomodex.receiving import steward_of
@@ -199,6 +201,29 @@ def before(thing: Any, name: str, act: Any) -> None:
         return then(*arguments, **more)
 
     setattr(thing, name, both)
+
+
+def test_who_is_fenced_between_two_messages_is_told_so_and_decides_anew(url):
+    """Kafka's library then says of the second one only that the producer is of no use."""
+    cluster = Cluster(url)
+    topic = f"{urlsplit(url).path.strip('/')}.states"
+    letters = [Letter(topic=topic, key=b"%d" % n, value=b"{}") for n in range(2)]
+    with (
+        closing(Outbox(cluster, "one", 10_000)) as one,
+        closing(Outbox(cluster, "one", 10_000)) as two,
+    ):
+        with pytest.raises(Fenced):
+            _fence_between(one, two, letters)
+        with one.transaction() as transaction:
+            assert transaction.send([]) == []
+
+
+def _fence_between(one: Outbox, two: Outbox, letters: Sequence[Letter]) -> None:
+    with one.transaction() as transaction:
+        two.ready()
+        transaction._produce(letters[0], lambda *told: None)
+        time.sleep(2)
+        transaction.send(letters[1:])
 
 
 # Moved

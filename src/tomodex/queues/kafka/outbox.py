@@ -69,7 +69,7 @@ SILENT = frozenset(
 
 
 #: What is said of messages that were not sent because something else had failed.
-THROWN_AWAY = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})
+THROWN_AWAY = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._FATAL})
 
 
 class Outbox:
