@@ -8,7 +8,7 @@ import random
 import struct
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from tomodex.queues.kafka.changes import Changes
 from tomodex.queues.kafka.cluster import Cluster, QueueOptions
 from tomodex.queues.kafka.crew import Crew, is_member
 from tomodex.queues.kafka.feed import group_of
-from tomodex.queues.kafka.outbox import within
+from tomodex.queues.kafka.outbox import Fenced, Outbox, within
 from tomodex.queues.kafka.press import task_key
 from tomodex.queues.kafka.queue import view_file
 from tomodex.queues.kafka.records import (
@@ -368,6 +368,53 @@ def test_a_worker_is_given_only_tasks_of_its_partitions():
     assert found is not None
     assert found.series_uid == "1.5"
     assert view.next_task(frozenset({0, 9}), [], [], least_urgent=False) is None
+
+
+# Messages go out
+
+
+class Fenced1st:
+    """A producer whose library calls a log line while its own exception is set."""
+
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+
+    def init_transactions(self, seconds: float) -> None: ...
+
+    def begin_transaction(self) -> None: ...
+
+    def abort_transaction(self, seconds: float) -> None:
+        self.ended.append("aborted")
+
+    def purge(self) -> None:
+        self.ended.append("thrown away")
+
+
+class OneProducer:
+    """As much of a cluster as an outbox asks."""
+
+    servers = "broker:9092"
+
+    def __init__(self, producer: Fenced1st) -> None:
+        self._producer = producer
+
+    def producer(self, name: str, timeout_ms: int) -> Fenced1st:
+        return self._producer
+
+    def named_errors(self) -> ExitStack:
+        return ExitStack()
+
+
+def test_who_is_fenced_while_the_library_writes_a_log_line_is_told_so():
+    producer = Fenced1st()
+    outbox = Outbox(OneProducer(producer), "t.desk", 1000)  # type: ignore[arg-type]
+    fenced = KafkaError(KafkaError._FENCED, "fenced", fatal=True)
+    with pytest.raises(Fenced), outbox.transaction():
+        raise SystemError("returned a result with an exception set") from KafkaException(fenced)
+    assert producer.ended == ["thrown away"]
+    with pytest.raises(SystemError, match="a real one"), outbox.transaction():
+        raise SystemError("a real one")
+    assert producer.ended == ["thrown away", "aborted"]
 
 
 # Names and addresses

@@ -117,8 +117,12 @@ class Outbox:
             producer.begin_transaction()
             yield Transaction(producer, self._timeout_ms / 1000)
             self._commit(producer)
-        except KafkaException as failed:
-            error = _cause(producer, failed.args[0])
+        except (KafkaException, SystemError) as failed:
+            told = _told(failed)
+            if told is None:
+                self._end(producer, None)
+                raise
+            error = _cause(producer, told)
             self._end(producer, error)
             raise self._named(error) from failed
         except BaseException:
@@ -172,6 +176,17 @@ class Outbox:
         producer, self._producer = self._producer, None
         if producer is not None:
             producer.close()
+
+
+def _told(failed: BaseException) -> KafkaError | None:
+    """What the library said; if it called us while its exception was set, that is the cause.
+
+    None: it said nothing.
+    """
+    found: BaseException | None = failed
+    while found is not None and not isinstance(found, KafkaException):
+        found = found.__cause__ or found.__context__
+    return None if found is None else found.args[0]
 
 
 def _cause(producer: Producer, error: KafkaError) -> KafkaError:
