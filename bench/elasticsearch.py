@@ -45,7 +45,7 @@ SEARCHES = (
     "liver and spleen and not prostate",
     "PatientSex = F and PatientAge 40..60 and SliceThickness <= 1.5",
     "liver volume > 1500 ml",
-    "heart above liver",
+    "heart above sacrum",
     "left autochthon between heart and L1",
     "kidney between any T9..T12 and any L1..L4",
     "kidney between thoracic vertebra and lumbar vertebra",

@@ -131,6 +131,8 @@ def test_researchers_see_the_same_pages_and_files(sites: Sites) -> None:
     for path in (
         "/?q=kidney+complete",
         "/?q=left+autochthon+between+heart+and+L1",
+        "/?q=kidney&sort=largest+left+kidney",
+        "/?q=vertebra+between+rib+and+rib&sort=eldest",
         f"/series/{uid}",
         "/structures",
         f"/v1/series/{uid}/structures",
