@@ -17,6 +17,7 @@ from tests.servers.ports import free_port
 from tomodex import sources
 from tomodex.cli import main
 from tomodex.doctor import answers, examine, is_well
+from tomodex.errors import Unavailable
 from tomodex.locks import locked
 from tomodex.probe import Probe
 from tomodex.running import LOCK
@@ -153,9 +154,17 @@ def test_an_archive_that_is_left_alone_is_doubtful_and_not_wrong(settings, monke
 
 def test_a_file_that_the_service_writes_to_is_not_wrong(settings):
     with closing(open_sink(settings.sinks[0])):
-        assert "sink ndjson:" in wrong(settings)
-        with locked(settings.data, LOCK, "taken"):
-            assert by_part(settings)["sink ndjson:", "opening"].verdict == "doubtful"
+        assert "sink ndjson:" not in wrong(settings)
+
+
+def test_a_sink_that_the_service_may_hold_is_doubtful_and_not_wrong(settings, monkeypatch):
+    def refuse(url: str) -> None:
+        raise Unavailable("held by another process")
+
+    monkeypatch.setattr("tomodex.doctor.open_sink", refuse)
+    assert "sink ndjson:" in wrong(settings)
+    with locked(settings.data, LOCK, "taken"):
+        assert by_part(settings)["sink ndjson:", "opening"].verdict == "doubtful"
 
 
 def test_a_clock_that_stands_behind_its_own_files_is_wrong(settings):
