@@ -91,6 +91,8 @@ class View(Intake):
     def _insert(self, db: apsw.Connection, part: Part, rows: Sequence[Cells]) -> None:
         # The log gives its own numbers, in the same order.
         renumbered = [(None, *row[1:]) for row in rows] if part in ("result", "audit") else rows
+        if part == "erasure":  # every machine has time for it from now on
+            renumbered = [(place, id, self._now_ms(), said) for place, id, _, said in rows]
         super()._insert(db, part, renumbered)
         if part == "result":
             self._name_patients(db, rows)
