@@ -397,7 +397,14 @@ def feed(queue: Queue) -> dict[str, AnnotatedSeries | None]:
 def require_same_index(site: Site, truth: Mapping[str, AnnotatedSeries]) -> None:
     with closing(open_index(f"{site.index}-afresh")) as afresh:
         afresh.write(list(truth.values()))
-    assert documents(site.index) == documents(f"{site.index}-afresh")
+    held, expected = documents(site.index), documents(f"{site.index}-afresh")
+    assert set(held) == set(expected)
+    other = {
+        uid: [(name, held[uid].get(name), value) for name, value in made.items()
+              if held[uid].get(name) != value]
+        for uid, made in expected.items() if held[uid] != made
+    }  # fmt: skip
+    assert not other, f"{len(other)} differ, such as {next(iter(other.items()))}"
 
 
 def documents(url: str) -> Mapping[str, Any]:
