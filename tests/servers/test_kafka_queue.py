@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -199,6 +200,33 @@ def test_a_series_that_is_withdrawn_while_it_is_settled_does_not_come_back(url):
         assert archive.count() == {}
         assert all(volume is None for _, volume in feed(archive))
         assert all(value is None for value in last_values(workers, url).values())
+
+
+def test_a_result_that_is_still_being_written_is_not_passed_over(url, monkeypatch):
+    """Who delivers is not told of a later entry of the feed before it, or would never see it."""
+    sent, go = Event(), Event()
+    with closing(KafkaQueue(url)) as workers, closing(KafkaQueue(url)) as archive:
+        workers.put([new("1.1"), new("1.2")])
+        done, task = settle_next(workers), workers.lease("w", HOUR)
+        press, last = workers._hands._press, archive.newest()
+        letters = press.letters
+
+        def hesitate(records):
+            sent.set()
+            assert go.wait(60)
+            return letters(records)
+
+        monkeypatch.setattr(press, "letters", hesitate)
+        with ThreadPoolExecutor(1) as pool:
+            settled = pool.submit(workers.settle, task, annotated(task.series))
+            assert sent.wait(60)
+            archive.withdraw(done.series.series_uid)
+            seen = archive.results(last, 10)
+            go.set()
+            assert settled.result()
+        assert seen == []
+        uids = [result.series_uid for result in archive.results(last, 10)]
+        assert uids == [task.series.series_uid, done.series.series_uid]
 
 
 def last_values(queue: KafkaQueue, url: str) -> dict[bytes, bytes | None]:

@@ -7,7 +7,7 @@ import time
 from threading import RLock
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from tomodex.errors import Unavailable
 from tomodex.queues.kafka.cluster import Cluster
@@ -99,25 +99,38 @@ class Ledger:
                     return False
         return True
 
+    def end_of_results(self) -> int:
+        """Up to which sequence of the feed all is decided that will ever be in it.
+
+        A worker sends its result and then what the log is to say of it; another may send and
+        commit both in between, and then the log tells of the later result first.
+        """
+        until = time.monotonic() + self._cluster.options.busy_s
+        # To one who reads what is committed, a topic ends where the first open transaction begins.
+        return self._end_of(self._reader, self._cluster.names.results, until)
+
     def _end_of_log(self, until: float) -> int:
+        return self._end_of(self._end, self._topic, until)
+
+    def _end_of(self, consumer: Consumer, topic: str, until: float) -> int:
         while True:
             try:
-                place = TopicPartition(self._topic, 0)
-                return int(self._end.get_watermark_offsets(place, ANSWER_S, cached=False)[1])
+                place = TopicPartition(topic, 0)
+                return int(consumer.get_watermark_offsets(place, ANSWER_S, cached=False)[1])
             except KafkaException as error:
                 if error.args[0].code() not in FOR_A_MOMENT or time.monotonic() > until:
                     raise self._cluster.named(error.args[0]) from error
-            self._look_who_has_it()
+            self._look_who_has(consumer, topic)
             time.sleep(0.1)
 
-    def _look_who_has_it(self) -> None:
+    def _look_who_has(self, consumer: Consumer, topic: str) -> None:
         """Have the library learn which broker leads the topic now.
 
         It asks when a broker goes, which is before the others have missed it, and then no more for
         five minutes if nothing is read (measured: 270 s without an answer).
         """
         try:
-            self._end.list_topics(self._topic, ANSWER_S)
+            consumer.list_topics(topic, ANSWER_S)
         except KafkaException as error:
             log.info("no broker answers", extra={"sentence": error.args[0].name()})
 

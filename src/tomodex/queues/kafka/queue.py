@@ -260,7 +260,11 @@ class KafkaQueue:
     # The results feed
 
     def results(self, after: int, limit: int) -> Sequence[Result]:
-        entries = self._seen().standing(after, limit)
+        # In this order, or who delivers misses what is committed later than what comes after it.
+        end = self._ledger.end_of_results()
+        self._ledger.catch_up()
+        found = self._view.standing(after, limit)
+        entries = [entry for entry in found if entry[0] <= end]
         documents = self._feed.read([sequence for sequence, _, stands in entries if stands])
         return [
             _result(sequence, uid, documents.get(sequence))
