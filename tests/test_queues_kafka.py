@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from tests.contracts.queue import annotated, ct, listed, new
 from tests.test_queues_sqlite import Clock
-from tomodex.errors import Misconfigured
+from tomodex.errors import Misconfigured, Unavailable
 from tomodex.kafka_door import SAME_S, Seldom
 from tomodex.queues.kafka.changes import Changes
 from tomodex.queues.kafka.cluster import Cluster, QueueOptions
@@ -557,3 +557,12 @@ def test_what_an_older_tomodex_kept_of_a_log_is_removed_and_nothing_else(tmp_pat
         (tmp_path / name).touch()
     assert view_file(tmp_path, "t", "topic") == ours
     assert {path.name for path in tmp_path.iterdir()} == {ours.name, *others}
+
+
+def test_where_kafka_does_not_say_yet_who_may_be_in_a_group_a_member_waits(monkeypatch):
+    def silent(*asked: object) -> None:
+        raise Unavailable("no coordinator yet")
+
+    cluster = Cluster("kafka://127.0.0.1:1/t")
+    monkeypatch.setattr(cluster, "allowed_in_group", silent)
+    cluster.consumer("t.workers").close()

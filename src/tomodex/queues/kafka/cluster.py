@@ -17,7 +17,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it exports 
 )
 from pydantic import AfterValidator, Field, model_validator
 
-from tomodex.errors import Misconfigured, TomodexError
+from tomodex.errors import Misconfigured, TomodexError, Unavailable
 from tomodex.kafka_door import Door, KafkaOptions, Seldom
 from tomodex.options import read_options
 from tomodex.queues import LANES, read_lanes
@@ -124,7 +124,11 @@ class Cluster:
         """Look once whether we may be in a group: a consumer that may not waits in silence."""
         if group in self._allowed_groups:
             return
-        allowed = self.allowed_in_group(group, self.admin())
+        try:
+            allowed = self.allowed_in_group(group, self.admin())
+        except Unavailable:
+            # A new cluster takes a while to make its topic of groups, for which a member waits.
+            return
         if allowed is not None and AclOperation.READ not in allowed:
             raise Misconfigured(
                 f"Kafka at {self.servers}: this user may not read the group {group}; "
