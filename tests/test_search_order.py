@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,3 +100,13 @@ def test_a_strange_text_is_refused_soon(text: str) -> None:
     with pytest.raises(BadQuery) as refused:
         parse_order(text, TERMS)
     assert len(str(refused.value)) < 500
+
+
+def test_every_documented_order_is_one() -> None:
+    page = (Path(__file__).parents[1] / "docs/reference/query-language.md").read_text()
+    section = page.partition("\n## Order\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    shown = [text for row in rows for text in re.findall(r"`([^`]+)`", row)]
+    assert len(shown) >= 10
+    for text in shown:
+        parse_order(text, TERMS)
