@@ -34,7 +34,7 @@ check: $(READY)  ## lint, types, import contract, docs
 
 test-servers: $(READY) ig  ## the tests that need real servers; a missing server fails
 	sh tests/servers/install.sh
-	CI=true $(BIN)/python -m pytest -m server tests/servers
+	CI=true $(BIN)/python -m pytest -m server -n 2 --dist loadfile tests/servers
 
 # Need TOMODEX_TEST_WEIGHTS (a folder with `tiny` and `standin_297`) and TOMODEX_REAL_DATA.
 test-engine: $(READY) $(ENGINE)/ready  ## with torch and the official package, which it installs (7 GB)
